@@ -1,0 +1,164 @@
+"""From claims and records to verdicts. The rules are a closed set; each claim's file chooses one."""
+
+import hashlib
+import tomllib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from frugalbench.analysis import paired
+from frugalbench.analysis.judge import Evidence, judge, not_tested
+from frugalbench.paths import data
+from frugalbench.schema import (
+    Claim,
+    Coverage,
+    ExactRatio,
+    FrugalbenchError,
+    Modelled,
+    NotTested,
+    PairedRatio,
+    Record,
+    Status,
+    Tier,
+    Verdict,
+)
+
+
+def load_claims() -> tuple[Claim, ...]:
+    """All claims, by id. Raises :class:`FrugalbenchError` naming the file of one that does not fit the schema."""
+    claims = []
+    for path in sorted(data("claims").glob("*.toml")):
+        try:
+            claims.append(msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Claim))
+        except (msgspec.ValidationError, tomllib.TOMLDecodeError) as problem:
+            raise FrugalbenchError(f"{path}: not a claim: {problem}") from None
+    return tuple(claims)
+
+
+def claims_hash() -> str:
+    """Changes whenever a claim's file does."""
+    digest = hashlib.sha256()
+    for path in sorted(data("claims").glob("*.toml")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def evaluate(evidence: Evidence, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
+    """One or more verdicts for every claim, in the order of ``claims``."""
+    return tuple(item for claim in claims for item in _RULES[type(claim.rule)](claim, evidence))
+
+
+def _paired(claim: Claim, evidence: Evidence) -> list[Verdict]:
+    rule = claim.rule
+    assert isinstance(rule, PairedRatio)
+    groups = paired.groups(evidence, rule.workload)
+    verdicts = []
+    for regime in claim.regimes:
+        found = [
+            item for key in groups if key[1] == regime for item in paired.verdicts(claim, rule, evidence, groups[key])
+        ]
+        verdicts += found or [not_tested(claim, evidence, regime, evidence.absence(rule.workload, regime))]
+    return verdicts
+
+
+def _exact(claim: Claim, evidence: Evidence) -> list[Verdict]:
+    rule = claim.rule
+    assert isinstance(rule, ExactRatio)
+    verdicts = []
+    for group in rule.groups:
+        rows = [_exact_row(claim, evidence, group, variant) for variant in group.variants]
+        found = [row for row in rows if row is not None]
+        verdicts += found or [not_tested(claim, evidence, group.regime, evidence.absence(rule.workload, None))]
+    return verdicts
+
+
+def _exact_row(claim: Claim, evidence: Evidence, group: Any, variant: str) -> Verdict | None:
+    rule = claim.rule
+    assert isinstance(rule, ExactRatio)
+    for record in evidence.records:
+        facts = record.facts
+        if record.case.workload != rule.workload or record.case.variant != variant:
+            continue
+        if rule.numerator in facts and rule.denominator in facts and record.status is not Status.FAILED:
+            above, below = facts[rule.numerator].value, facts[rule.denominator].value
+            if above is not None and below:
+                what = f"{rule.numerator} / {rule.denominator}, exact"
+                return judge(
+                    claim, evidence, group.regime, above / below, above / below, above / below,
+                    threshold=group.threshold, metric=what, candidate=variant, baseline=rule.denominator,
+                    tier=facts[rule.numerator].tier, replicates=1,
+                )  # fmt: skip
+    return None
+
+
+def _coverage(claim: Claim, evidence: Evidence) -> list[Verdict]:
+    rule = claim.rule
+    assert isinstance(rule, Coverage)
+    cases: dict[str, list[Record]] = {}
+    for record in evidence.records:
+        if record.case.workload == rule.workload and (not rule.variants or record.case.variant in rule.variants):
+            cases.setdefault(record.case.id, []).append(record)
+    tried = {name: rows for name, rows in cases.items() if any(row.status is not Status.SKIPPED for row in rows)}
+    if not tried:
+        return [not_tested(claim, evidence, claim.regimes[0], evidence.absence(rule.workload, None))]
+    held = [name for name, rows in tried.items() if _holds(rows, rule.fact)]
+    share = len(held) / len(tried)
+    missing = sorted(set(tried) - set(held))
+    extra = f"{len(held)} of {len(tried)} cases" + (f"; not: {', '.join(missing)}" if missing else "")
+    skipped = len(cases) - len(tried)
+    extra += f"; {skipped} skipped and not counted" if skipped else ""
+    return [
+        judge(
+            claim, evidence, claim.regimes[0], share, share, share,
+            metric=f"share of cases with {rule.fact}", candidate=", ".join(rule.variants) or rule.workload,
+            baseline=None, tier=Tier.MEASURED, replicates=_replicates(tried), extra=extra,
+        )
+    ]  # fmt: skip
+
+
+def _holds(rows: Sequence[Record], fact: str) -> bool:
+    """Every worker that tried must have found the fact true; a failed one did not."""
+    tried = [row for row in rows if row.status is not Status.SKIPPED and not row.interrupted]
+    return bool(tried) and all(
+        row.status is not Status.FAILED and fact in row.facts and row.facts[fact].value == 1 for row in tried
+    )
+
+
+def _replicates(tried: dict[str, list[Record]]) -> int:
+    return min(len({row.replicate for row in rows}) for rows in tried.values())
+
+
+def _modelled(claim: Claim, evidence: Evidence) -> list[Verdict]:
+    rule = claim.rule
+    assert isinstance(rule, Modelled)
+    wanted = [r for r in evidence.records if r.case.workload == rule.workload and r.case.variant == rule.variant]
+    verdicts = [_modelled_row(claim, evidence, record, rule.fact) for record in wanted]
+    return verdicts or [not_tested(claim, evidence, "all", evidence.absence(rule.workload, None))]
+
+
+def _modelled_row(claim: Claim, evidence: Evidence, record: Record, fact: str) -> Verdict:
+    regime, quantity = record.case.regime, record.facts.get(fact)
+    if quantity is None or quantity.value is None:
+        return not_tested(claim, evidence, regime, record.reason or "the model has no figure to compute it from")
+    low = quantity.value if quantity.low is None else quantity.low
+    high = quantity.value if quantity.high is None else quantity.high
+    return judge(
+        claim, evidence, regime, quantity.value, low, high,
+        metric="modelled ratio", candidate=record.case.shape, baseline=record.case.params.get("baseline"),
+        tier=quantity.tier, replicates=0, extra=quantity.source,
+    )  # fmt: skip
+
+
+def _untested(claim: Claim, evidence: Evidence) -> list[Verdict]:
+    assert isinstance(claim.rule, NotTested)
+    return [not_tested(claim, evidence, regime, claim.rule.reason) for regime in claim.regimes]
+
+
+_RULES: dict[type, Callable[[Claim, Evidence], list[Verdict]]] = {
+    PairedRatio: _paired,
+    ExactRatio: _exact,
+    Coverage: _coverage,
+    Modelled: _modelled,
+    NotTested: _untested,
+}

@@ -1,0 +1,41 @@
+"""The stopping rule: a pure function of records, so that it can be replayed on stored ones."""
+
+from collections.abc import Sequence
+
+from frugalbench.analysis import paired
+from frugalbench.analysis.judge import Evidence, undecided
+from frugalbench.schema import Claim, Decision, PairedRatio, Record
+
+
+def decide(
+    records: Sequence[Record],
+    replicates: int,
+    looks: Sequence[int],
+    claims: Sequence[Claim],
+    alpha: float,
+    floor: float,
+) -> Decision:
+    """Whether a comparison needs more replicates after the planned look at ``replicates``.
+
+    It stops when every time-based paired claim on its workload is settled, or when the last planned look is reached.
+    Alpha is split evenly over the looks. ``peak_share`` estimands need the run's peaks and do not hold a comparison up.
+    """
+    look = sum(item <= replicates for item in looks)
+    if replicates >= looks[-1]:
+        return Decision(stop=True, look=look, reason=f"last planned look, at {replicates} replicates")
+    evidence = Evidence(records=tuple(records), machine="", alpha=alpha / len(looks), floor=floor)
+    open_rows = undecided([row for claim in claims for row in _rows(claim, evidence)])
+    if open_rows:
+        names = sorted({f"{row.claim} {row.regime}" for row in open_rows})
+        return Decision(stop=False, look=look, reason=f"undecided: {', '.join(names)}")
+    return Decision(stop=True, look=look, reason=f"every claim is settled at {replicates} replicates")
+
+
+def _rows(claim: Claim, evidence: Evidence) -> list[object]:
+    rule = claim.rule
+    if not isinstance(rule, PairedRatio) or rule.metric != "time" or rule.scale == "peak_share":
+        return []
+    found = paired.groups(evidence, rule.workload)
+    return [
+        row for key in found if key[1] in claim.regimes for row in paired.verdicts(claim, rule, evidence, found[key])
+    ]

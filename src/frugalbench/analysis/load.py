@@ -1,0 +1,122 @@
+"""Opening a run directory: ``manifest.json`` and ``records.jsonl``, nothing else, and no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from frugalbench.schema import (
+    SCHEMA_VERSION,
+    FrugalbenchError,
+    Manifest,
+    Record,
+    decode_manifest,
+    decode_record,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, read."""
+
+    path: Path
+    manifest: Manifest
+    records: tuple[Record, ...]
+    problems: tuple[str, ...] = ()
+    """What was not as it should be but could be read around."""
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def load_run(path: Path | str) -> Run:
+    """Read the run directory ``path``.
+
+    A last line that was being written when the run died is dropped and noted in ``problems``.
+    Raises :class:`FrugalbenchError` when ``path`` is no run directory, was written by a newer
+    schema, or holds a line that cannot be read.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    records, problems = _read_records(path / "records.jsonl")
+    if manifest.state != "complete":
+        problems = (*problems, f"{path}: the run is not complete ({manifest.state})")
+    return Run(path, manifest, records, problems)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / "manifest.json"
+    text = _read(file, f"{path}: not a run directory")
+    try:
+        _check_version(text, file)
+        return decode_manifest(text)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise FrugalbenchError(
+            f"{file}: cannot be read ({error}).\nRestore it from a copy, or run the config again."
+        ) from None
+
+
+def _read_records(file: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:
+    if not file.exists():
+        return (), (f"{file}: missing; nothing was measured yet",)
+    lines = _read(file, f"{file}: cannot be read").split(b"\n")
+    unfinished = lines.pop()
+    records = tuple(_decode(line, file, number) for number, line in enumerate(lines, 1) if line.strip())
+    if not unfinished.strip():
+        return records, ()
+    return _with_unfinished(records, unfinished, file, len(lines) + 1)
+
+
+def _with_unfinished(
+    records: tuple[Record, ...], line: bytes, file: Path, number: int
+) -> tuple[tuple[Record, ...], tuple[str, ...]]:
+    """A last line without its newline: kept when whole, dropped when it is only the beginning of one."""
+    try:
+        _check_version(line, f"{file}:{number}")
+        return (*records, decode_record(line)), ()
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        return records, (f"{file}:{number}: half-written last line dropped; `frugalbench run --resume` repeats it",)
+
+
+def _decode(line: bytes, file: Path, number: int) -> Record:
+    try:
+        record = decode_record(line)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        where = f"{file}:{number}"
+        _check_version_loosely(line, where)
+        raise FrugalbenchError(
+            f"{where}: this record cannot be read ({error}).\nDelete that line, or restore the file from a copy."
+        ) from None
+    if record.schema_version > SCHEMA_VERSION:
+        raise _newer(record.schema_version, f"{file}:{number}")
+    return record
+
+
+def _check_version(text: bytes, where: Path | str) -> None:
+    version = msgspec.json.decode(text, type=_Version).schema_version
+    if version > SCHEMA_VERSION:
+        raise _newer(version, where)
+
+
+def _check_version_loosely(line: bytes, where: str) -> None:
+    try:
+        _check_version(line, where)
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        return
+
+
+def _newer(version: int, where: Path | str) -> FrugalbenchError:
+    return FrugalbenchError(
+        f"{where}: written with schema version {version}; this frugalbench reads up to {SCHEMA_VERSION}.\n"
+        "Upgrade with `pip install --upgrade frugalbench`."
+    )
+
+
+def _read(file: Path, what: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise FrugalbenchError(
+            f"{what} ({file.name}: {error.strerror}).\nName a directory that `frugalbench run` wrote."
+        ) from None

@@ -1,0 +1,224 @@
+"""The paired-ratio rule: candidates against every baseline, in one comparison and one regime.
+
+``supported`` needs the whole interval on the claim's side against *every* baseline. ``refuted`` is decided against
+the strongest baseline alone, which the pilot named, so that a refutation is one test and not a search. Several
+``as_shipped`` candidates share alpha by Holm's procedure; the ``best`` one was chosen in the pilot and pays nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from frugalbench.analysis import statistics
+from frugalbench.analysis.judge import Evidence, decide_outcome, judge, not_tested
+from frugalbench.analysis.statistics import Interval
+from frugalbench.schema import Case, Claim, Outcome, PairedRatio, Record, Status, Tier, Verdict
+
+Spoilt = Mapping[tuple[str, str, int], set[int]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """All records of one comparison in one regime, by variant."""
+
+    comparison: str
+    regime: str
+    label: str
+    """Appended to names when a run compares several shapes."""
+    pilot: dict[str, list[Record]]
+    counted: dict[str, list[Record]]
+    absent: dict[str, str]
+    """Variant to the reason why it has no counted record."""
+    spoilt: Spoilt
+
+
+def groups(evidence: Evidence, workload: str) -> dict[tuple[str, str], Group]:
+    """Records of ``workload`` by comparison and regime."""
+    rows = [r for r in evidence.records if r.case.workload == workload]
+    keys = dict.fromkeys((r.comparison, r.case.regime) for r in rows if r.comparison != "plan")
+    several = len({comparison for comparison, _ in keys}) > 1
+    return {key: _group(key, rows, several) for key in keys}
+
+
+def _group(key: tuple[str, str], rows: Sequence[Record], several: bool) -> Group:
+    mine = [r for r in rows if (r.comparison, r.case.regime) == key and not r.interrupted]
+    counted = [r for r in mine if statistics.counted(r) and r.samples]
+    have = {r.case.variant for r in counted}
+    elsewhere = [r for r in rows if r.comparison == "plan" and r.case.regime == key[1]]
+    return Group(
+        comparison=key[0],
+        regime=key[1],
+        label=f" @ {mine[0].case.shape}" if several and mine else "",
+        pilot=_by_variant(r for r in mine if r.replicate == 0 and r.samples),
+        counted=_by_variant(counted),
+        absent={r.case.variant: r.reason for r in [*elsewhere, *mine] if r.case.variant not in have and r.reason},
+        spoilt=statistics.void_rounds(mine),
+    )
+
+
+def _by_variant(records: "Sequence[Record] | object") -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:  # type: ignore[attr-defined]
+        found.setdefault(record.case.variant, []).append(record)
+    return found
+
+
+def verdicts(claim: Claim, rule: PairedRatio, evidence: Evidence, group: Group) -> list[Verdict]:
+    """``as_shipped`` rows, one per candidate, and one ``best`` row."""
+    if rule.metric == "energy" and not _has_joules(group):
+        return [not_tested(claim, evidence, group.regime, _no_joules(group))]
+    strongest = _champion(rule.baselines, group, rule, evidence)
+    if strongest is None:
+        return [not_tested(claim, evidence, group.regime, _why_absent(rule.baselines, group, "baseline"))]
+    shipped = [name for name in rule.as_shipped if name in group.counted]
+    rows = [_absent_row(claim, evidence, group, name) for name in rule.as_shipped if name not in group.counted]
+    levels = _levels(claim, rule, evidence, group, shipped, strongest)
+    rows += [_row(claim, rule, evidence, group, name, strongest, levels[name], "as_shipped") for name in shipped]
+    champion = _champion(rule.best, group, rule, evidence)
+    if champion is None:
+        rows.append(not_tested(claim, evidence, group.regime, _why_absent(rule.best, group, "candidate"), arm="best"))
+    else:
+        rows.append(_row(claim, rule, evidence, group, champion, strongest, evidence.alpha, "best"))
+    return rows
+
+
+def _absent_row(claim: Claim, evidence: Evidence, group: Group, name: str) -> Verdict:
+    reason = group.absent.get(name, "not in this run's config")
+    return not_tested(claim, evidence, group.regime, f"{name}{group.label}: {reason}", arm="as_shipped")
+
+
+def _why_absent(names: Sequence[str], group: Group, what: str) -> str:
+    reasons = [f"{name}: {group.absent[name]}" for name in names if name in group.absent]
+    return reasons[0] if reasons else f"no {what} of {', '.join(names)} was measured in this run"
+
+
+def _has_joules(group: Group) -> bool:
+    return any(
+        reading.tier is Tier.MEASURED for rows in group.counted.values() for row in rows for reading in row.readings
+    )
+
+
+def _no_joules(group: Group) -> str:
+    modelled = any(row.readings for rows in group.counted.values() for row in rows)
+    shown = "; the report shows a modelled interval, which decides nothing" if modelled else ""
+    return f"no energy counter can be read on this machine, so measured joules are missing{shown}"
+
+
+def _champion(names: Sequence[str], group: Group, rule: PairedRatio, evidence: Evidence) -> str | None:
+    """The one with the best estimand in the pilot, among those that were then counted."""
+    scored = {
+        name: score
+        for name in names
+        if name in group.counted and (score := _pilot_score(name, group, rule, evidence)) is not None
+    }
+    return max(scored, key=lambda name: scored[name]) if scored else None
+
+
+def _pilot_score(name: str, group: Group, rule: PairedRatio, evidence: Evidence) -> float | None:
+    values = [
+        value
+        for metric in dict.fromkeys((rule.metric, "time"))
+        for row in group.pilot.get(name, [])
+        for value in statistics.round_values(row, metric, set()).values()
+    ]
+    work = _work(group.counted[name][0].case, rule.scale, evidence)
+    return work / median(values) if values and work is not None else None
+
+
+def _work(case: Case, scale: str, evidence: Evidence) -> float | None:
+    """What turns units of work per second into the estimand's terms; ``None`` when a peak was not measured."""
+    if scale == "none" or case.cost is None:
+        return 1.0
+    token = case.cost.token or 1.0
+    if scale == "flop":
+        return case.cost.flop / token
+    peak = evidence.peaks.get((case.device, case.peaks[0])) if case.peaks else None
+    return (case.cost.op or case.cost.flop) / token / peak if peak else None
+
+
+def _intervals(rule: PairedRatio, evidence: Evidence, group: Group, name: str, alpha: float) -> dict[str, Interval]:
+    found = {}
+    for baseline in rule.baselines:
+        if (parts := _parts(rule, evidence, group, name, baseline)) is not None:
+            made = statistics.interval(parts[0], parts[1], alpha, evidence.floor)
+            if made is not None:
+                found[baseline] = made
+    return found
+
+
+def _parts(
+    rule: PairedRatio, evidence: Evidence, group: Group, name: str, baseline: str
+) -> tuple[tuple[float, ...], float] | None:
+    """Log-ratios per replicate, and the factor that makes them the estimand."""
+    if baseline not in group.counted:
+        return None
+    ours = _work(group.counted[name][0].case, rule.scale, evidence)
+    theirs = _work(group.counted[baseline][0].case, rule.scale, evidence)
+    if ours is None or theirs is None or not ours or not theirs:
+        return None
+    logs = statistics.pair_logs(group.counted[baseline], group.counted[name], rule.metric, group.spoilt)
+    return logs, ours / theirs
+
+
+def _levels(
+    claim: Claim, rule: PairedRatio, evidence: Evidence, group: Group, names: Sequence[str], strongest: str
+) -> dict[str, float]:
+    p_values = {}
+    for name in names:
+        parts = _parts(rule, evidence, group, name, strongest)
+        p_values[name] = statistics.p_value(*parts, claim.threshold, evidence.floor) if parts else 1.0
+    return statistics.holm(p_values, evidence.alpha)
+
+
+def _row(
+    claim: Claim, rule: PairedRatio, evidence: Evidence, group: Group, name: str, strongest: str, alpha: float, arm: str
+) -> Verdict:
+    intervals = _intervals(rule, evidence, group, name, alpha)
+    against = intervals.get(strongest)
+    if against is None:
+        reason = f"{name}{group.label}: no common round with {strongest}, or its peak was not measured"
+        return not_tested(claim, evidence, group.regime, reason, arm=arm)
+    return judge(
+        claim, evidence, group.regime, against.ratio, against.low, against.high,
+        metric=_metric_name(rule), candidate=name + group.label, baseline=strongest, tier=Tier.MEASURED,
+        replicates=against.replicates, confidence=against.confidence, arm=arm,
+        outcome=_outcome(claim, intervals, strongest), extra=_extra(claim, group, name, intervals, strongest),
+    )  # fmt: skip
+
+
+def _outcome(claim: Claim, intervals: Mapping[str, Interval], strongest: str) -> Outcome | None:
+    """Refuted against the strongest baseline, supported only against every one."""
+    each = {
+        name: decide_outcome(claim.direction, claim.threshold, item.low, item.high)
+        for name, item in intervals.items()
+        if item.low is not None and item.high is not None
+    }
+    first = each.get(strongest)
+    if first is Outcome.SUPPORTED and any(item is not Outcome.SUPPORTED for item in each.values()):
+        return Outcome.INCONCLUSIVE
+    return first
+
+
+def _extra(claim: Claim, group: Group, name: str, intervals: Mapping[str, Interval], strongest: str) -> str:
+    notes = []
+    if any(row.status is Status.CAPPED for row in group.counted[name]):
+        notes.append("capped: one round a replicate")
+    if any(row.steady_load for row in group.counted[name]):
+        notes.append("steady foreign load: no round set aside")
+    others = [f"{item.ratio:.3g} over {base}" for base, item in intervals.items() if base != strongest]
+    if others:
+        notes.append(", ".join(others))
+    missing = [
+        f"{base} left out ({group.absent.get(base, 'no measured peak')})" for base in _left_out(claim, intervals)
+    ]
+    return "; ".join(notes + missing)
+
+
+def _left_out(claim: Claim, intervals: Mapping[str, Interval]) -> list[str]:
+    assert isinstance(claim.rule, PairedRatio)
+    return [base for base in claim.rule.baselines if base not in intervals]
+
+
+def _metric_name(rule: PairedRatio) -> str:
+    base = "speed" if rule.metric == "time" else "tokens per joule"
+    return {"none": base, "flop": f"{base} x FLOP ratio", "peak_share": f"{base} as share of peak"}[rule.scale]

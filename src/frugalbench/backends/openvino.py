@@ -1,0 +1,93 @@
+"""OpenVINO's CPU plugin, reading the ONNX file as it is, in fp32."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from frugalbench.backends.base import Arrays, Options, Placement, check_device, installed
+from frugalbench.schema import Artefact
+
+NAME = "openvino"
+DISTRIBUTION = "openvino"
+TAKES = "onnx"
+DEVICES = ("cpu",)
+
+# Read when openvino is first imported: it sends no usage data from a CI machine.
+os.environ["CI"] = "true"
+
+_FLOATS = ("f64", "f32", "f16", "bf16")
+_NOT_RUN = ("Input", "Output", "Const", "Parameter", "Result")
+
+
+def available() -> tuple[str | None, str]:
+    """Version, or how to get it."""
+    return installed(DISTRIBUTION)
+
+
+def load(model: Path, options: Options, examples: Sequence[Arrays]) -> "OpenVinoRunnable":
+    """Compile the file for the CPU (well under a second; not cached) and run it once."""
+    import openvino
+
+    check_device("OpenVINO", options.device, DEVICES)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": options.threads}
+    try:
+        compiled = openvino.Core().compile_model(str(model), "CPU", settings)
+    except RuntimeError as problem:
+        last_line = str(problem).strip().split("\n")[-1]
+        raise RuntimeError(f"OpenVINO cannot load the model: {last_line}") from problem
+    runnable = OpenVinoRunnable(compiled, options)
+    runnable.run(runnable.prepare(examples[0]))
+    runnable.placement().require("OpenVINO")
+    return runnable
+
+
+class OpenVinoRunnable:
+    """A compiled model with one inference request."""
+
+    artefacts: tuple[Artefact, ...] = ()
+
+    def __init__(self, compiled: Any, options: Options) -> None:
+        self._compiled, self._options = compiled, options
+        self._request = compiled.create_infer_request()
+        nodes = [facts for facts in _runtime_nodes(compiled).values() if facts["layerType"] not in _NOT_RUN]
+        self.details: dict[str, Any] = {
+            "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
+            "precisions": dict(Counter(facts["runtimePrecision"] for facts in nodes).most_common()),
+            "kernels": dict(Counter(facts["primitiveType"] for facts in nodes).most_common()),
+        }
+
+    def prepare(self, inputs: Arrays) -> Arrays:
+        """The arrays themselves; they are shared, not copied."""
+        return {name: inputs[name] for name in self._options.inputs}
+
+    def run(self, prepared: Arrays) -> Any:
+        """One synchronous inference."""
+        return self._request.infer(prepared, share_inputs=True)
+
+    def fetch(self, outputs: Any) -> Arrays:
+        """Results by name."""
+        return {name: outputs[name].copy() for name in self._options.outputs}
+
+    def placement(self) -> Placement:
+        """Devices that executed, for each node of the graph that really runs (after fusion)."""
+        place = ",".join(self._compiled.get_property("EXECUTION_DEVICES"))
+        nodes = {
+            name: facts for name, facts in _runtime_nodes(self._compiled).items() if facts["layerType"] not in _NOT_RUN
+        }
+        compute = {name: place for name, facts in nodes.items() if facts["runtimePrecision"] in _FLOATS}
+        other = {name: place for name in nodes if name not in compute}
+        return Placement("CPU", compute, other, {name: facts["layerType"] for name, facts in nodes.items()})
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: inference is synchronous."""
+
+
+def _runtime_nodes(compiled: Any) -> dict[str, dict[str, str]]:
+    """Name of each node of the executed graph to its layer type, precision and kernel."""
+    wanted = ("layerType", "runtimePrecision", "primitiveType")
+    return {
+        node.get_friendly_name(): {key: str(node.get_rt_info()[key].value) for key in wanted}
+        for node in compiled.get_runtime_model().get_ordered_ops()
+    }

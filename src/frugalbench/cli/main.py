@@ -1,0 +1,125 @@
+"""The command line: parses, calls one verb, turns a problem into one or two lines and an exit code.
+
+0 done (capped and skipped cases included), 1 done but a case failed or something regressed, 2 the request is wrong,
+3 nothing here can run it, 130 interrupted. Nothing heavy is imported here, so that help answers at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from frugalbench import __version__
+
+_FORMATS = ("terminal", "md", "csv", "parquet", "json", "html")
+
+
+def entry() -> None:
+    """The ``frugalbench`` console script."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    from frugalbench.schema import FrugalbenchError
+
+    try:
+        verb = import_module(f"frugalbench.cli.{arguments.module}")
+        code: int = verb.main(arguments)
+        sys.stdout.flush()
+    except FrugalbenchError as problem:
+        print(f"frugalbench: {problem}", file=sys.stderr)
+        return problem.exit_code
+    except KeyboardInterrupt:
+        print("frugalbench: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="frugalbench", description="Measure efficiency claims about AI systems on this machine, with a verdict each."
+    )
+    parser.add_argument("--version", action="version", version=f"frugalbench {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _doctor(commands)
+    _claims(commands)
+    _plan(commands)
+    _run(commands)
+    _verdicts(commands)
+    _report(commands)
+    _compare(commands)
+    _simulate(commands)
+    return parser
+
+
+def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(module=name)
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return command
+
+
+def _doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "doctor", "what this machine can and cannot measure, and how to get what is missing")
+    command.add_argument("--deep", action="store_true", help="also run short probes, each in a child with a time limit")
+
+
+def _claims(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    _command(commands, "claims", "the claims with sources and thresholds, and which workload tests each")
+
+
+def _selection(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG", help="path, or name of a shipped config (smoke, cpu, …)")
+    command.add_argument("--only", metavar="GLOB", help="only the comparisons or cases whose id matches")
+    command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help="override a config key")
+    command.add_argument("--seed", type=int, help="seed of inputs, weights and orders")
+    command.add_argument("--device", help="cpu or cuda, for every workload")
+    command.add_argument("--time-budget", type=float, metavar="S", help="seconds that measuring may take")
+
+
+def _plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    _selection(_command(commands, "plan", "the cases that a config expands to here, with FLOPs and bytes; runs nothing"))
+
+
+def _run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "run", "measure a config into a run directory and print its verdicts")
+    _selection(command)
+    command.add_argument("--out", metavar="DIR", help="the run directory (default: runs/NAME-TIME)")
+    command.add_argument("--resume", action="store_true", help="go on with the run in --out")
+
+
+def _verdicts(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "verdicts", "the verdict table of stored runs")
+    command.add_argument("runs", metavar="RUN", nargs="+", help="run directories")
+    command.add_argument("--format", choices=("terminal", "md"), default="terminal")
+    command.add_argument("--splice", metavar="FILE", help="write the table between FILE's markers instead of printing it")
+
+
+def _report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "report", "everything that stored runs hold, in one of several formats")
+    command.add_argument("runs", metavar="RUN", nargs="+", help="run directories")
+    command.add_argument("--format", choices=_FORMATS, default="terminal")
+    command.add_argument("--output", metavar="PATH", help="file to write")
+
+
+def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "compare", "two runs, case by case: what became slower or faster")
+    command.add_argument("base", metavar="BASE")
+    command.add_argument("new", metavar="NEW")
+    command.add_argument("--fail-above", type=float, metavar="PCT", help="exit 1 when a case is slower by more than PCT percent")
+
+
+def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "simulate", "throughput of a modelled cluster over its size; measures nothing")
+    command.add_argument("cluster", metavar="CLUSTER", help="path, or name of a shipped cluster (uniform, fragmented, …)")
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,25 @@
+"""``frugalbench report``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from frugalbench.analysis.load import load_run
+from frugalbench.cli import session
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Render stored runs."""
+    from frugalbench.report.render import render
+
+    runs = [load_run(path) for path in arguments.runs]
+    for warning in session.claim_warnings(runs):
+        print(f"frugalbench: {warning}", file=sys.stderr)
+    target = Path(arguments.output) if arguments.output else None
+    chosen = "json" if arguments.json else arguments.format
+    content = render(runs, session.judge(runs), chosen, target)
+    if target is not None:
+        print(f"wrote {target}")
+    elif isinstance(content, str):
+        print(content, end="")
+    return 0

@@ -1,0 +1,137 @@
+"""What each claim about clusters asks for, as a ratio with bounds and the facts behind it.
+
+Only figures that were read or announced enter (:meth:`Hardware.require`); bounds come from conflicting sources and from
+the ranges in the cluster files, never from here.
+"""
+
+from frugalbench.cluster import model
+from frugalbench.cluster.hardware import Hardware, hardware, prices
+from frugalbench.cluster.ranges import Range, exact, propagate
+from frugalbench.cluster.step import Scaling, step
+from frugalbench.cluster.topology import Cluster, Values, load
+from frugalbench.schema import Quantity, Tier
+
+Facts = dict[str, Quantity]
+
+PEAK = "bf16_dense_flop_per_s"
+POWER = "system_power_w"
+POWER_THRESHOLD = 1.5
+"""Threshold of ``net.supernode_power``; the sensitivity band for an unpublished power is drawn at it."""
+
+
+def decay(fragmented: str, uniform: str, scaling: Scaling) -> Facts:
+    """Area under marginal throughput over devices, fragmented over uniform; both curves' own decay beside it."""
+    ours, theirs = load(fragmented), load(uniform)
+    ratio, doublings, _ = model.compare(ours, theirs, lambda c, v: model.areas(model.curve(c, scaling, v)))
+    facts = {
+        "ratio": ratio.quantity("1", f"area under marginal throughput, {ours.says} / {theirs.says}"),
+        "ratio_over_doublings": doublings.quantity("1", "the same areas with every doubling counting alike"),
+    }
+    for role, cluster in (("fragmented", ours), ("uniform", theirs)):
+        found = model.summary(cluster, scaling)
+        facts[f"{role}_retained"] = found.retained.quantity("1", "area over that of perfect scaling; below 1 is decay")
+        facts[f"{role}_area_token_per_s"] = found.area_token_per_s.quantity("token/s", cluster.says)
+    return facts
+
+
+def peak(system: str, baseline: str, per: str) -> Facts:
+    """Dense bf16 peak of one system over another's: ``system``, ``chip`` or ``kW``."""
+    ours, theirs = hardware(system), hardware(baseline)
+    figures = {name: _per(item, item.require(PEAK), per) for name, item in (("system", ours), ("baseline", theirs))}
+    unit = {"system": "FLOP/s", "chip": "FLOP/s/device", "kW": "FLOP/s/kW"}[per]
+    source = _sources((ours, theirs), (PEAK, POWER) if per == "kW" else (PEAK,))
+    return {
+        "ratio": (figures["system"] / figures["baseline"]).quantity("1", source),
+        **{name: item.quantity(unit, source) for name, item in figures.items()},
+    }
+
+
+def training(clusters: tuple[str, str], systems: tuple[str, str], per: str) -> Facts:
+    """Modelled training throughput of a whole system over another's: per ``system``, ``chip`` or ``kW``."""
+    ours, theirs = load(clusters[0]), load(clusters[1])
+    (rate,) = model.compare(ours, theirs, _throughput)
+    scale = _scale(hardware(systems[0]), per) / _scale(hardware(systems[1]), per)
+    source = f"data-parallel step of {ours.training.model}: {ours.says} / {theirs.says}"
+    return {
+        "ratio": (rate / scale).quantity("1", source),
+        "system_token_per_s": _own_rate(ours).quantity("token/s", ours.says),
+        "baseline_token_per_s": _own_rate(theirs).quantity("token/s", theirs.says),
+    }
+
+
+def joule_per_flop(system: str, baseline: str) -> Facts:
+    """Joules per peak bf16 FLOP, one system over another."""
+    ours, theirs = hardware(system), hardware(baseline)
+    source = _sources((ours, theirs), (PEAK, POWER))
+    ratio = exact(1.0) / _range(peak(system, baseline, "kW"))
+    facts = {"ratio": ratio.quantity("1", source)}
+    for role, item in (("system", ours), ("baseline", theirs)):
+        facts[f"{role}_power_w"] = item.require(POWER).quantity("W", item.sources(POWER))
+        facts[f"{role}_joule_per_flop"] = (item.require(POWER) / item.require(PEAK)).quantity("J/FLOP", source)
+    return facts
+
+
+def joule_per_token(clusters: tuple[str, str], systems: tuple[str, str]) -> Facts:
+    """Joules per token of modelled training at the stated system power, one system over another."""
+    per_kw = training(clusters, systems, "kW")
+    ratio = exact(1.0) / _range(per_kw)
+    return {**per_kw, "ratio": ratio.quantity("1", f"system power over throughput; {per_kw['ratio'].source}")}
+
+
+def unpublished_power(system: str, baseline: str) -> Facts:
+    """No ratio, since the system's power is unpublished; instead the power at which it would meet the threshold."""
+    ours, theirs = hardware(system), hardware(baseline)
+    limit = exact(POWER_THRESHOLD) * (theirs.require(POWER) / theirs.require(PEAK)) * ours.require(PEAK)
+    what = f"power at which joule per FLOP is {POWER_THRESHOLD} times; {_sources((ours, theirs), (PEAK,))}"
+    return {
+        "ratio": Quantity(value=None, unit="1", tier=Tier.MODELLED, source="power is not published"),
+        "power_at_threshold_w": limit.quantity("W", what),
+        "power_at_threshold_per_device_w": (limit / exact(ours.devices)).quantity("W", f"per device: {what}"),
+    }
+
+
+def electricity_cost(clusters: tuple[str, str], systems: tuple[str, str], pair: str) -> Facts:
+    """Electricity cost per token, one system over another, at one pair of quoted prices.
+
+    ``break_even_price_ratio`` is the price ratio at which both cost the same; cheaper than that offsets the power.
+    """
+    energy = _range(joule_per_token(clusters, systems))
+    peak_energy = _range(joule_per_flop(*systems))
+    price = prices().ratio(pair)
+    chosen = next(item for item in prices().pair if item.name == pair)
+    quoted = ", ".join(f"{p.id} ({p.source})" for p in prices().price if p.id in (*chosen.theirs, *chosen.baseline))
+    return {
+        "ratio": (energy * price).quantity("1", f"joule per token ratio x price ratio; prices {quoted}"),
+        "price_ratio": price.quantity("1", quoted),
+        "joule_per_token_ratio": energy.quantity("1", "modelled training at system power"),
+        "ratio_per_flop": (peak_energy * price).quantity("1", "joule per peak FLOP ratio x price ratio"),
+        "break_even_price_ratio": (exact(1.0) / energy).quantity("1", "inverse of the joule per token ratio"),
+    }
+
+
+def _throughput(cluster: Cluster, values: Values) -> list[float]:
+    return [step(cluster, cluster.last_devices, "weak", values).token_per_s]
+
+
+def _own_rate(cluster: Cluster) -> Range:
+    return propagate(lambda v: _throughput(cluster, v), cluster.inputs())[0]
+
+
+def _per(item: Hardware, figure: Range, per: str) -> Range:
+    return figure / _scale(item, per)
+
+
+def _scale(item: Hardware, per: str) -> Range:
+    if per == "kW":
+        return item.require(POWER) / exact(1000.0)
+    return exact(float(item.devices) if per == "chip" else 1.0)
+
+
+def _range(facts: Facts) -> Range:
+    ratio = facts["ratio"]
+    assert ratio.value is not None and ratio.low is not None and ratio.high is not None
+    return Range(value=ratio.value, low=ratio.low, high=ratio.high)
+
+
+def _sources(items: tuple[Hardware, ...], names: tuple[str, ...]) -> str:
+    return "; ".join(dict.fromkeys(f"{item.name}: {item.sources(name)}" for item in items for name in names))

@@ -1,0 +1,178 @@
+"""What a cluster file says: a device, nested levels of links, and the training step it runs.
+
+A cluster is one kind of device in nested groups: a scale-up domain, a scale-out fabric, optionally a WAN. Every number
+is either a figure of the device, by name, or an :class:`Input` with a source, marked when it is an assumption.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from frugalbench import paths
+from frugalbench.cluster.collectives import Link
+from frugalbench.cluster.hardware import Hardware, convert, hardware, nearest, read_toml
+from frugalbench.cluster.ranges import Range
+from frugalbench.schema import FrugalbenchError
+
+Values = dict[str, float]
+"""One value for every ranged input of a cluster, by its name in :meth:`Cluster.inputs`."""
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number that the cluster file gives itself."""
+
+    value: float
+    source: str
+    low: float | None = None
+    high: float | None = None
+    assumption: bool = False
+    """No document says it; the range is what seems possible."""
+
+    def range(self) -> Range:
+        """The value with its bounds."""
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        return Range(value=self.value, low=low, high=high)
+
+
+class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ring of the onion."""
+
+    name: str
+    alpha_s: Input
+    bytes_per_s: Input | str
+    """Per device, one direction, at the wire; a string names a figure of the device."""
+    efficiency: Input
+    """Achieved bus bandwidth over the wire's."""
+    fan_out: int | None = None
+    """How many groups of the level below it joins; absent on the outermost level, which takes what is left."""
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A data-parallel step of a dense transformer, optimizer state sharded or not (the traffic is the same)."""
+
+    model: str
+    parameters: Input
+    mfu: Input
+    """Achieved share of the device's dense bf16 peak while it computes, communication apart."""
+    overlap: Input
+    """Share of the gradient traffic that can run beside the backward pass."""
+    gradient_bytes_per_parameter: Input
+    batch_token: Input
+    """Tokens of one step over all devices, under strong scaling."""
+    device_token: Input
+    """Tokens of one step per device, under weak scaling."""
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cluster file."""
+
+    name: str
+    says: str
+    device: str
+    first_devices: int
+    last_devices: int
+    level: tuple[Level, ...]
+    training: Training
+
+    def hardware(self) -> Hardware:
+        """The device's figures."""
+        return hardware(self.device)
+
+    def device_counts(self) -> list[int]:
+        """Doublings from the first to the last, the last always included."""
+        counts = [self.first_devices]
+        while counts[-1] * 2 <= self.last_devices:
+            counts.append(counts[-1] * 2)
+        return counts if counts[-1] == self.last_devices else [*counts, self.last_devices]
+
+    def inputs(self) -> dict[str, Range]:
+        """Every number that the model reads, by name, with its bounds."""
+        training = {
+            f"training.{field}": getattr(self.training, field).range() for field in Training.__struct_fields__[1:]
+        }
+        peak = {"device.bf16_dense_flop_per_s": self.hardware().require("bf16_dense_flop_per_s")}
+        links = {key: value for level in self.level for key, value in self._link_inputs(level).items()}
+        return {**training, **peak, **links}
+
+    def levels(self, devices: int, values: Values) -> list[tuple[int, Link]]:
+        """Fan-out and link of each level, innermost first, for a machine of that many devices."""
+        found, left = [], float(devices)
+        for level in self.level:
+            fan_out = left if level.fan_out is None else min(left, level.fan_out)
+            rate = values[f"{level.name}.bytes_per_s"] * values[f"{level.name}.efficiency"]
+            found.append((round(fan_out), Link(alpha_s=values[f"{level.name}.alpha_s"], bytes_per_s=rate)))
+            left = max(1.0, left / fan_out)
+        return found
+
+    def _link_inputs(self, level: Level) -> dict[str, Range]:
+        rate = level.bytes_per_s
+        wire = self.hardware().require(rate) if isinstance(rate, str) else rate.range()
+        return {
+            f"{level.name}.alpha_s": level.alpha_s.range(),
+            f"{level.name}.bytes_per_s": wire,
+            f"{level.name}.efficiency": level.efficiency.range(),
+        }
+
+    def assumptions(self) -> list[str]:
+        """Names of the inputs that no document backs."""
+        given = {f"training.{field}": getattr(self.training, field) for field in Training.__struct_fields__[1:]}
+        for level in self.level:
+            given |= {f"{level.name}.{f}": getattr(level, f) for f in ("alpha_s", "bytes_per_s", "efficiency")}
+        return [name for name, item in given.items() if isinstance(item, Input) and item.assumption]
+
+
+def load(cluster: str | Path) -> Cluster:
+    """A cluster by path, or by the bare name of a shipped one.
+
+    Raises :class:`FrugalbenchError` for an unknown name, an unreadable file, an unknown key (naming the nearest),
+    a number out of range and an unknown or unpublished device figure.
+    """
+    path = _find(cluster)
+    found = convert(read_toml(path), Cluster, str(path))
+    _check(found, str(path))
+    return found
+
+
+def shipped_names() -> list[str]:
+    """The clusters that come with the package."""
+    return sorted(path.stem for path in (paths.shipped("configs") / "clusters").glob("*.toml"))
+
+
+def _find(cluster: str | Path) -> Path:
+    path = Path(cluster)
+    if path.suffix == ".toml":
+        return path
+    shipped = paths.shipped("configs") / "clusters" / f"{cluster}.toml"
+    if not shipped.is_file():
+        raise FrugalbenchError(f"unknown cluster '{cluster}'" + nearest(str(cluster), shipped_names()))
+    return shipped
+
+
+def _check(cluster: Cluster, where: str) -> None:
+    for name, item in cluster.inputs().items():
+        if not 0 < item.low <= item.value <= item.high:
+            raise FrugalbenchError(f"{where}: '{name}' must be positive with low <= value <= high, not {item}")
+        if name.endswith((".efficiency", ".mfu", ".overlap")) and item.high > 1:
+            raise FrugalbenchError(f"{where}: '{name}' is a share and cannot exceed 1, not {item.high}")
+    if not cluster.level or any(level.fan_out is None for level in cluster.level[:-1]):
+        raise FrugalbenchError(f"{where}: every [[level]] but the outermost needs 'fan_out'; add it")
+    names = [level.name for level in cluster.level]
+    if len(set(names)) < len(names):
+        raise FrugalbenchError(f"{where}: two levels are called '{max(names, key=names.count)}'; names must differ")
+    _check_counts(cluster, where)
+
+
+def _check_counts(cluster: Cluster, where: str) -> None:
+    if not 1 <= cluster.first_devices <= cluster.last_devices:
+        raise FrugalbenchError(f"{where}: 'first_devices' must be at least 1 and at most 'last_devices'")
+    room = 1
+    for level in cluster.level:
+        if level.fan_out is not None and level.fan_out < 1:
+            raise FrugalbenchError(f"{where}: 'fan_out' of '{level.name}' must be at least 1, not {level.fan_out}")
+        for devices in cluster.device_counts():
+            if devices > room and devices % room:
+                raise FrugalbenchError(f"{where}: {devices} devices do not fill groups of {room}; change the counts")
+        room *= level.fan_out or cluster.last_devices
+    if cluster.last_devices > room:
+        raise FrugalbenchError(f"{where}: the levels join {room} devices, fewer than 'last_devices'; widen 'fan_out'")

@@ -1,0 +1,115 @@
+"""Charts as inline SVG, drawn by altair and vl-convert without a browser or a network.
+
+Text and axes are drawn in the page's own colour, so that they can be read on light and dark. An outcome has a colour
+and a shape. Without the ``report`` extra there are no charts: :func:`available` says so.
+"""
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row
+from frugalbench.report.tables import arm_text, tier_text
+from frugalbench.schema import Outcome, Verdict
+
+MOST_LINES = 60
+_INK = "#010203"
+"""Stands for the page's text colour until the SVG is finished."""
+_PADDING = {"left": 70, "right": 20, "top": 5, "bottom": 5}
+"""Room for a reader's font that is wider than the one the labels were measured with."""
+_OUTCOMES = {
+    Outcome.SUPPORTED.value: ("#2a9d5c", "triangle-right"),
+    Outcome.REFUTED.value: ("#d1495b", "triangle-left"),
+    Outcome.INCONCLUSIVE.value: ("#c98a00", "circle"),
+}
+_BOUNDS = {"compute": "#4c78a8", "memory": "#e07b39"}
+
+
+def available() -> bool:
+    """Whether the two packages that draw are installed. Imports nothing."""
+    return all(importlib.util.find_spec(name) for name in ("altair", "vl_convert"))
+
+
+def forest_svg(verdicts: Sequence[Verdict], title: str) -> str | None:
+    """Ratios with their intervals and each one's threshold, on a log axis; ``None`` when nothing was decided."""
+    data = [_forest_point(v) for v in verdicts if v.ratio is not None and v.ratio > 0][:MOST_LINES]
+    if not data:
+        return None
+    import altair as alt
+
+    base = alt.Chart(alt.Data(values=data)).encode(y=alt.Y("label:N", sort=None, title=None))
+    scale = alt.Scale(type="log", nice=False, padding=12)
+    x = alt.X("ratio:Q", scale=scale, title="ratio (tick: threshold)")
+    colour = alt.Color("verdict:N", scale=_scale(alt, 0), legend=alt.Legend(title=None, orient="top"))
+    rule = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=colour)
+    tick = base.mark_tick(thickness=2, size=16, color=_INK).encode(x=alt.X("threshold:Q", scale=scale))
+    shape = alt.Shape("verdict:N", scale=_scale(alt, 1), legend=alt.Legend(title=None, orient="top"))
+    point = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, color=colour, shape=shape)
+    return _svg(alt, rule + tick + point, title, len(data))
+
+
+def roofline_svg(rows: Sequence[Row], title: str) -> str | None:
+    """Share of the measured roofline per case, coloured by what bounds it; ``None`` when no share is known."""
+    data = [_share_bar(r) for r in rows if r.roofline_share and r.workload != PEAKS_WORKLOAD][:MOST_LINES]
+    if not data:
+        return None
+    import altair as alt
+
+    scale = alt.Scale(domain=list(_BOUNDS), range=list(_BOUNDS.values()))
+    bars = (
+        alt.Chart(alt.Data(values=data))
+        .mark_bar()
+        .encode(
+            y=alt.Y("label:N", sort=None, title=None),
+            x=alt.X("share:Q", title="share of the measured roofline", axis=alt.Axis(format="%")),
+            color=alt.Color("bound:N", scale=scale, legend=alt.Legend(title="nearest limit", orient="top")),
+        )
+    )
+    return _svg(alt, bars, title, len(data))
+
+
+def _forest_point(verdict: Verdict) -> dict[str, Any]:
+    words = [
+        verdict.claim,
+        verdict.regime,
+        arm_text(verdict.arm) if verdict.arm else "",
+        f"({tier_text(verdict.tier)})",
+    ]
+    exact = verdict.low is None and verdict.high is None
+    return {
+        "label": " ".join(w for w in words if w),
+        "ratio": verdict.ratio,
+        "low": verdict.ratio if exact or not verdict.low or verdict.low <= 0 else verdict.low,
+        "high": verdict.ratio if exact or verdict.high is None else verdict.high,
+        "threshold": verdict.threshold if verdict.threshold > 0 else None,
+        "verdict": verdict.verdict.value,
+    }
+
+
+def _share_bar(row: Row) -> dict[str, Any]:
+    bound = "compute" if (row.mfu or 0) >= (row.mbu or 0) else "memory"
+    label = " ".join((row.variant, row.shape, row.regime, row.backend, f"({tier_text(row.tier)})"))
+    return {"label": label, "share": row.roofline_share, "bound": bound}
+
+
+def _scale(alt: Any, which: int) -> Any:
+    return alt.Scale(domain=list(_OUTCOMES), range=[pair[which] for pair in _OUTCOMES.values()])
+
+
+def _svg(alt: Any, chart: Any, title: str, lines: int) -> str:
+    import vl_convert
+
+    height = alt.Step(22) if lines > 1 else 40
+    chart = chart.properties(title=title, width=420, height=height, background="transparent", padding=_PADDING)
+    text = {"labelColor": _INK, "titleColor": _INK, "labelLimit": 420}
+    axis = {**text, "domainColor": _INK, "tickColor": _INK, "gridColor": _INK, "gridOpacity": 0.15}
+    chart = chart.configure_axis(**axis).configure_legend(**text).configure_title(color=_INK, anchor="start")
+    svg = vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_dict())
+    return _inline(svg)
+
+
+def _inline(svg: str) -> str:
+    """Ready to stand in a page: in the page's ink, scaled down on narrow screens, without an XML prologue."""
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return re.sub(r"<svg ", '<svg role="img" style="max-width:100%;height:auto" ', svg, count=1)

@@ -1,0 +1,57 @@
+"""Markdown: tables that read well as text and render on a forge."""
+
+from collections.abc import Iterable, Sequence
+
+from frugalbench.analysis.load import Run
+from frugalbench.analysis.metrics import Row
+from frugalbench.report.tables import (
+    Cell,
+    Table,
+    absent_table,
+    cases_tables,
+    counts_text,
+    facts_table,
+    machine_table,
+    verdicts_table,
+)
+from frugalbench.schema import Verdict
+
+
+def verdicts_markdown(verdicts: Sequence[Verdict]) -> str:
+    """The verdict table alone, as it is spliced into a README."""
+    return f"{table_markdown(verdicts_table(verdicts), heading=False)}\n{counts_text(verdicts)}.\n"
+
+
+def markdown(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table] = ()) -> str:
+    """The whole report: verdicts, cases per workload, ``extra`` tables, facts, absences, machine."""
+    tables = [*cases_tables(rows).values(), *extra, facts_table(rows), absent_table(rows), machine_table(runs, rows)]
+    names = ", ".join(run.manifest.name for run in runs)
+    parts = [f"# frugalbench: {names}\n", "## Verdicts\n", verdicts_markdown(verdicts)]
+    return "\n".join(parts + [table_markdown(table) for table in tables if table.rows])
+
+
+def table_markdown(table: Table, heading: bool = True) -> str:
+    """One table with its notes below."""
+    lines = [f"## {_escape(table.title)}", ""] if heading else []
+    lines.append(_line(title for title, _ in table.columns))
+    lines.append("|" + "|".join("---:" if number else "---" for _, number in table.columns) + "|")
+    lines += [_line(_cell(cell) for cell in row) for row in table.rows]
+    lines += ["", *(f"- {_escape(note)}" for note in table.notes)] if table.notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _line(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def _cell(cell: Cell) -> str:
+    text = _escape(cell.text)
+    return f"**{text}**" if cell.mark in ("supported", "refuted") else text
+
+
+def _escape(text: str) -> str:
+    """What would break a table cell or turn into markup."""
+    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\|*`":
+        flat = flat.replace(character, "\\" + character)
+    return flat

@@ -1,0 +1,88 @@
+"""One entry for every output format."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from frugalbench.analysis.load import Run
+from frugalbench.analysis.metrics import Row, rows
+from frugalbench.schema import FrugalbenchError, Verdict
+
+FORMATS = ("terminal", "md", "csv", "parquet", "json", "html")
+
+
+def render(
+    runs: Sequence[Run], verdicts: Sequence[Verdict], fmt: str = "terminal", output: Path | None = None
+) -> str | bytes:
+    """The report of ``runs`` as ``fmt`` (one of :data:`FORMATS`), also written to ``output`` when given.
+
+    Raises :class:`FrugalbenchError` for an unknown format, for Parquet without ``output``, for a missing optional
+    package, and when ``output`` cannot be written.
+    """
+    if fmt not in FORMATS:
+        raise FrugalbenchError(f"unknown format '{fmt}'; choose one of: {', '.join(FORMATS)}")
+    if fmt == "parquet" and output is None:
+        raise FrugalbenchError("parquet is a binary format and needs a file.\nAdd: --output cases.parquet")
+    lines = [row for run in runs for row in rows(run)]
+    content = _RENDERERS[fmt](runs, verdicts, lines, output)
+    if output is not None:
+        _write(output, content)
+    return content
+
+
+def _terminal(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[Row], output: Path | None) -> str:
+    from frugalbench.report.collectives import collectives_tables
+    from frugalbench.report.terminal import terminal
+
+    return terminal(runs, verdicts, lines, collectives_tables(runs), colour=False if output else None)
+
+
+def _markdown(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[Row], _: Path | None) -> str:
+    from frugalbench.report.collectives import collectives_tables
+    from frugalbench.report.markdown import markdown
+
+    return markdown(runs, verdicts, lines, collectives_tables(runs))
+
+
+def _html(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[Row], _: Path | None) -> str:
+    from frugalbench.report.collectives import collectives_tables
+    from frugalbench.report.html import html
+
+    return html(runs, verdicts, lines, collectives_tables(runs))
+
+
+def _csv(_: Sequence[Run], __: Sequence[Verdict], lines: Sequence[Row], ___: Path | None) -> str:
+    from frugalbench.report.export import to_csv
+
+    return to_csv(lines)
+
+
+def _json(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[Row], _: Path | None) -> str:
+    from frugalbench.report.export import to_json
+
+    return to_json(runs, verdicts, lines)
+
+
+def _parquet(_: Sequence[Run], __: Sequence[Verdict], lines: Sequence[Row], ___: Path | None) -> bytes:
+    from frugalbench.report.export import to_parquet
+
+    return to_parquet(lines)
+
+
+_Renderer = Callable[[Sequence[Run], Sequence[Verdict], Sequence[Row], Path | None], str | bytes]
+_RENDERERS: dict[str, _Renderer] = {
+    "terminal": _terminal,
+    "md": _markdown,
+    "csv": _csv,
+    "json": _json,
+    "parquet": _parquet,
+    "html": _html,
+}
+
+
+def _write(output: Path, content: str | bytes) -> None:
+    try:
+        output.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise FrugalbenchError(
+            f"{output}: cannot be written ({error.strerror}).\nName a file in an existing, writable directory."
+        ) from None

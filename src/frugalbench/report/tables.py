@@ -1,0 +1,282 @@
+"""Neutral tables: what every output format shows, before it looks like anything.
+
+A :class:`Table` holds text cells; a cell may carry a ``mark`` (an outcome, status or tier, for colour) and a ``hint``
+(how the number was obtained, for a hover title or footnote).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from frugalbench.analysis.load import Run
+from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row
+from frugalbench.schema import Outcome, Status, Tier, Verdict
+from frugalbench.units import DASH, byte_size, interval, seconds, share, si, significant
+
+FAMILIES = {
+    "moe": "Mixture of experts",
+    "quant": "Quantisation",
+    "onnx": "Portability through ONNX",
+    "net": "Clusters and networks",
+    "machine": "Measured peaks of this machine",
+}
+_OTHER_NAMES = {"allreduce": "net", "cluster": "net", "simulate": "net"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell."""
+
+    text: str
+    mark: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns are ``(title, is a number)``; every row has one cell per column."""
+
+    title: str
+    columns: tuple[tuple[str, bool], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def family_of(name: str) -> str:
+    """The family of a workload or claim: ``moe_ffn`` and ``moe.compute`` are both ``moe``."""
+    for prefix, family in _OTHER_NAMES.items():
+        if name.startswith(prefix):
+            return family
+    return next((f for f in FAMILIES if name.startswith(f)), name.split(".")[0])
+
+
+def ratio_text(verdict: Verdict) -> str:
+    """``ratio [low, high]``; the ratio alone where it is exact; a dash where it is missing."""
+    if verdict.ratio is None:
+        return DASH
+    text = significant(verdict.ratio)
+    bounds = interval(verdict.low, verdict.high)
+    return text if bounds == DASH else f"{text} {bounds}"
+
+
+def pair_text(verdict: Verdict) -> str:
+    """``candidate over baseline``, as far as both are known."""
+    if verdict.candidate and verdict.baseline:
+        return f"{verdict.candidate} over {verdict.baseline}"
+    return verdict.candidate or verdict.baseline or DASH
+
+
+def arm_text(arm: str | None) -> str:
+    """``as shipped``, ``best``, or a dash where arms do not compete."""
+    return arm.replace("_", " ") if arm else DASH
+
+
+def tier_text(tier: Tier | None) -> str:
+    """The tier's word; a dash where nothing was obtained."""
+    return tier.value if tier else DASH
+
+
+def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
+    """All verdicts, one row each, in the order given."""
+    columns = ("claim", "regime", "arm", "verdict", "ratio [low, high]", "against", "of", "tier", "n", "why")
+    rows = tuple(_verdict_row(v) for v in verdicts)
+    return Table("Verdicts", tuple((c, c in ("ratio [low, high]", "against", "n")) for c in columns), rows)
+
+
+def _verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
+    return (
+        Cell(verdict.claim, hint=f"{verdict.source} ({verdict.scope})"),
+        Cell(verdict.regime),
+        Cell(arm_text(verdict.arm)),
+        Cell(verdict.verdict.value, mark=verdict.verdict.value, hint=verdict.reason),
+        Cell(ratio_text(verdict), hint=how_text(verdict)),
+        Cell(significant(verdict.threshold)),
+        Cell(pair_text(verdict)),
+        Cell(tier_text(verdict.tier), mark=tier_text(verdict.tier)),
+        Cell(str(verdict.replicates) if verdict.replicates else DASH),
+        Cell(verdict.reason, hint=verdict.source),
+    )
+
+
+def how_text(verdict: Verdict) -> str:
+    """How the ratio was obtained: metric, tier, replicates, confidence, scope and source."""
+    parts = [verdict.metric, tier_text(verdict.tier), verdict.scope]
+    parts += [f"{verdict.replicates} replicates"] if verdict.replicates else []
+    parts += [f"{100 * verdict.confidence:g}% interval"] if verdict.confidence else []
+    return ", ".join(p for p in [*parts, verdict.source] if p and p != DASH)
+
+
+def counts_text(verdicts: Sequence[Verdict]) -> str:
+    """``3 supported, 1 refuted, 2 inconclusive, 4 not tested``."""
+    return ", ".join(f"{sum(v.verdict is o for v in verdicts)} {o.value}" for o in Outcome)
+
+
+Show = Callable[[Row], Cell]
+
+
+def _number(name: str, show: Callable[[float | None], str]) -> Show:
+    return lambda row: Cell(show(getattr(row, name)), hint=row.source)
+
+
+def _time(row: Row) -> Cell:
+    return Cell(seconds(row.time_s), hint=f"{row.source}; 95% interval {_span(row)}" if row.time_low_s else row.source)
+
+
+def _span(row: Row) -> str:
+    return f"{seconds(row.time_low_s)} to {seconds(row.time_high_s)}"
+
+
+def _modelled_energy(row: Row) -> Cell:
+    low, high = row.token_per_joule_low, row.token_per_joule_high
+    text = DASH if low is None and high is None else f"{interval(low, high)} modelled"
+    return Cell(text, mark="" if text == DASH else Tier.MODELLED.value, hint="declared model of the machine's power")
+
+
+def _measured_energy(row: Row) -> Cell:
+    poisoned = f"; {row.poisoned_windows} windows poisoned by a failed reading" if row.poisoned_windows else ""
+    return Cell(significant(row.token_per_joule), hint=f"measured: {row.energy_scope}{poisoned}")
+
+
+def _case_tier(row: Row) -> Cell:
+    return Cell(tier_text(row.tier), mark=tier_text(row.tier), hint=row.source)
+
+
+def _status(row: Row) -> Cell:
+    return Cell(row.status.value, mark=row.status.value, hint=row.reason)
+
+
+CASE_COLUMNS: dict[str, Show] = {
+    "variant": lambda r: Cell(r.variant, hint=r.case),
+    "shape": lambda r: Cell(r.shape),
+    "regime": lambda r: Cell(r.regime),
+    "backend": lambda r: Cell(r.backend if r.device == "cpu" else f"{r.backend} on {r.device}"),
+    "dtype": lambda r: Cell(r.dtype),
+    "time": _time,
+    "token/s": _number("token_per_s", lambda v: si(v, "")),
+    "FLOP/s": _number("flop_per_s", lambda v: si(v, "")),
+    "op/s": _number("op_per_s", lambda v: si(v, "")),
+    "B/s": _number("bytes_per_s", lambda v: si(v, "")),
+    "MFU": _number("mfu", share),
+    "MBU": _number("mbu", share),
+    "token/MFLOP": _number("token_per_flop", lambda v: significant(v * 1e6) if v else DASH),
+    "token/J": _measured_energy,
+    "token/J modelled": _modelled_energy,
+    "weights": _number("weight_bytes", byte_size),
+    "error": _number("verification_error", lambda v: DASH if v is None else f"{v:.1e}"),
+    "output error": _number("output_error", lambda v: DASH if v is None else f"{v:.1e}"),
+    "PSS": _number("pss_bytes", byte_size),
+    "load": _number("load_s", seconds),
+    "build": _number("build_s", seconds),
+    "void": _number("void_share", lambda v: DASH if v is None else f"{100 * v:.0f}%"),
+    "n": lambda r: Cell(str(r.replicates) if r.replicates else DASH),
+    "tier": _case_tier,
+    "status": _status,
+}
+"""Everything that a table of cases can show; the number columns are those after ``dtype``."""
+
+_WORDS = ("variant", "shape", "regime", "backend", "dtype", "tier", "status")
+_BRIEF = ("variant", "shape", "regime", "backend", "time", "token/s", "MFU", "MBU", "token/J", "tier")
+_BRIEF_TOKENLESS = ("variant", "shape", "time", "FLOP/s", "op/s", "B/s", "tier")
+
+
+def cases_tables(rows: Sequence[Row], brief: bool = False) -> dict[str, Table]:
+    """One table per workload, of the cases that ran; ``brief`` keeps what fits 80 columns.
+
+    A column in which nothing is known is left out, and words that all rows share move to a note.
+    """
+    ran = [r for r in rows if r.time_s is not None]
+    names = dict.fromkeys(r.workload for r in ran)
+    return {name: _cases_table(name, [r for r in ran if r.workload == name], brief) for name in names}
+
+
+def _cases_table(workload: str, rows: Sequence[Row], brief: bool) -> Table:
+    short = _BRIEF if any(r.token_per_s for r in rows) else _BRIEF_TOKENLESS
+    columns = short if brief else tuple(CASE_COLUMNS)
+    cells = {name: [CASE_COLUMNS[name](row) for row in rows] for name in columns}
+    common = {n: cells[n][0].text for n in columns if n in _WORDS[1:5] and len({c.text for c in cells[n]}) == 1}
+    shown = [n for n in columns if n not in common and any(c.text not in (DASH, "") for c in cells[n])]
+    body = tuple(tuple(cells[name][i] for name in shown) for i in range(len(rows)))
+    notes = (", ".join(f"{name} {text}" for name, text in common.items() if text), *_case_notes(workload, rows))
+    return Table(workload, tuple((n, n not in _WORDS) for n in shown), body, tuple(n for n in notes if n))
+
+
+def _case_notes(workload: str, rows: Sequence[Row]) -> Iterable[str]:
+    if any(r.time_s for r in rows):
+        yield "times are per call"
+    if workload == PEAKS_WORKLOAD:
+        yield "the best replicate of each is the limit for the shares in the other tables"
+    if any(r.roofline_share for r in rows):
+        yield "MFU and MBU are shares of the peaks that this run measured"
+    if any((r.roofline_share or 0) > 1.05 for r in rows):
+        yield "a share above 100% means that data came from a cache, or that the measured peak is too low"
+    if any(r.token_per_s for r in rows) and not any(r.token_per_joule for r in rows):
+        yield "no measured joules: token/J is missing, not zero"
+
+
+def facts_table(rows: Sequence[Row]) -> Table:
+    """Whatever else was found out, one fact per line, with its own tier and source."""
+    names = ("workload", "variant", "regime", "fact", "value", "unit", "tier")
+    columns = tuple((name, name == "value") for name in names)
+    return Table("Facts", columns, tuple(line for row in rows for line in _fact_lines(row)))
+
+
+def _fact_lines(row: Row) -> Iterable[tuple[Cell, ...]]:
+    for name, fact in sorted(row.facts.items()):
+        bounds = interval(fact.low, fact.high)
+        value = significant(fact.value, 4) + ("" if bounds == DASH else f" {bounds}")
+        start = (Cell(row.workload), Cell(row.variant), Cell(row.regime or row.shape), Cell(name))
+        tier = Cell(tier_text(fact.tier), mark=fact.tier.value, hint=fact.source)
+        yield (*start, Cell(value, hint=fact.source), Cell(fact.unit), tier)
+
+
+def absent_table(rows: Sequence[Row]) -> Table:
+    """Failed, capped and skipped cases, with their reasons."""
+    bad = [r for r in rows if r.status is not Status.OK]
+    order = (Status.FAILED, Status.CAPPED, Status.SKIPPED)
+    bad.sort(key=lambda r: order.index(r.status))
+    lines = tuple((_status(r), Cell(r.case), Cell(r.reason or "no reason recorded")) for r in bad)
+    return Table("Failed, capped and skipped cases", (("status", False), ("case", False), ("reason", False)), lines)
+
+
+def machine_table(runs: Sequence[Run], rows: Sequence[Row]) -> Table:
+    """One column per run: machine, versions, what the harness cost, how much was void."""
+    facts = [_run_facts(run, [r for r in rows if r.run == run.manifest.run_id]) for run in runs]
+    names = dict.fromkeys(name for fact in facts for name in fact)
+    lines = tuple((Cell(name), *(Cell(fact.get(name, DASH)) for fact in facts)) for name in names)
+    columns = (("", False), *((run.manifest.name, False) for run in runs))
+    notes = tuple(dict.fromkeys(n for run in runs for n in (*run.problems, *run.manifest.notes)))
+    return Table("Machine and harness", columns, lines, notes)
+
+
+def _run_facts(run: Run, rows: Sequence[Row]) -> dict[str, str]:
+    manifest = run.manifest
+    facts = {"run": manifest.run_id, "state": manifest.state, "started": manifest.started}
+    facts |= {"seed": str(manifest.seed), "revision": manifest.revision or DASH}
+    facts |= {k.replace("_", " "): str(v) for k, v in manifest.machine_before.items() if _plain(v)}
+    facts |= {"versions": ", ".join(f"{k} {v}" for k, v in manifest.versions.items())}
+    after = (manifest.machine_after or {}).get("fingerprint")
+    if after and after != manifest.machine_before.get("fingerprint"):
+        facts["fingerprint after"] = f"{after} (the machine changed during the run)"
+    return facts | _harness_facts(run) | _void_facts(rows)
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, (str, int, float, bool)) and len(str(value)) < 60
+
+
+def _harness_facts(run: Run) -> dict[str, str]:
+    harness = run.manifest.harness
+    if harness is None:
+        return {}
+    overhead = harness.parent_cpu_s / harness.wall_s if harness.wall_s else None
+    return {
+        "wall time": f"{seconds(harness.wall_s)}, of which measuring {seconds(harness.measuring_s)}",
+        "harness CPU": f"{seconds(harness.parent_cpu_s)}, {share(overhead)} of the wall time",
+        "peak PSS": byte_size(harness.peak_pss_bytes),
+    }
+
+
+def _void_facts(rows: Sequence[Row]) -> dict[str, str]:
+    shares = [r.void_share for r in rows if r.void_share is not None]
+    steady = sum(r.steady_load for r in rows)
+    facts = {"void samples": f"{share(sum(shares) / len(shares))} on average per case"} if shares else {}
+    return facts | ({"steady load": f"{steady} cases kept all samples"} if steady else {})

@@ -1,0 +1,166 @@
+"""The report in a terminal: readable in 80 columns, coloured only where someone looks."""
+
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from frugalbench.analysis.load import Run
+from frugalbench.analysis.metrics import Row
+from frugalbench.report.tables import (
+    Cell,
+    Table,
+    absent_table,
+    arm_text,
+    cases_tables,
+    counts_text,
+    facts_table,
+    machine_table,
+    pair_text,
+    ratio_text,
+    tier_text,
+)
+from frugalbench.schema import Outcome, Verdict
+from frugalbench.units import significant
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table as RichTable
+
+STYLES = {
+    "supported": "green",
+    "refuted": "red",
+    "inconclusive": "yellow",
+    "not tested": "dim",
+    "failed": "red",
+    "capped": "yellow",
+    "skipped": "dim",
+    "modelled": "magenta",
+    "published": "magenta",
+    "emulated": "cyan",
+}
+WIDTH = 80
+
+
+def verdicts_terminal(verdicts: Sequence[Verdict], width: int | None = None, colour: bool | None = None) -> str:
+    """The verdict table, then why; ``width`` and ``colour`` default to what standard output is."""
+    return _capture(_verdict_parts(verdicts), width, colour)
+
+
+def terminal(
+    runs: Sequence[Run],
+    verdicts: Sequence[Verdict],
+    rows: Sequence[Row],
+    extra: Sequence[Table] = (),
+    width: int | None = None,
+    colour: bool | None = None,
+) -> str:
+    """The whole report as text. Of the facts only those of cases without a time (modelled ones) are shown."""
+    untimed = [row for row in rows if row.time_s is None]
+    tables = [*cases_tables(rows, brief=True).values(), *extra, facts_table(untimed), absent_table(rows)]
+    tables.append(machine_table(runs, rows))
+    parts = [*_verdict_parts(verdicts), *(part for table in tables if table.rows for part in table_parts(table))]
+    return _capture(parts, width, colour)
+
+
+def table_terminal(table: Table, width: int | None = None, colour: bool | None = None) -> str:
+    """One table as text."""
+    return _capture(table_parts(table), width, colour)
+
+
+def table_parts(table: Table) -> list["RenderableType"]:
+    """One table with title and notes, for rich."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    grid = _grid()
+    for title, number in table.columns:
+        grid.add_column(title, justify="right" if number else "left", overflow="fold")
+    for row in table.rows:
+        grid.add_row(*(_text(cell) for cell in row))
+    notes = [Padding(Text(note, style="dim"), (0, 0, 0, 2)) for note in table.notes]
+    return [Text(f"\n{table.title}", style="bold"), grid, *notes]
+
+
+def _verdict_parts(verdicts: Sequence[Verdict]) -> list["RenderableType"]:
+    from rich.text import Text
+
+    tested = [v for v in verdicts if v.verdict is not Outcome.NOT_TESTED]
+    untested = [v for v in verdicts if v.verdict is Outcome.NOT_TESTED]
+    parts: list[RenderableType] = [Text(f"Verdicts: {counts_text(verdicts)}", style="bold")]
+    parts += [_verdict_grid(tested), Text("\nWhy", style="bold"), *_reasons(tested)] if tested else []
+    parts += [Text("\nNot tested", style="bold"), *_untested(untested)] if untested else []
+    return parts
+
+
+def _verdict_grid(verdicts: Sequence[Verdict]) -> "RenderableType":
+    grid = _grid()
+    for title in ("claim and regime", "verdict", "ratio [low, high]", "vs", "tier"):
+        number = title in ("ratio [low, high]", "vs")
+        grid.add_column(title, justify="right" if number else "left", no_wrap=title != "claim and regime")
+    claim = None
+    for verdict in verdicts:
+        if verdict.claim != claim:
+            claim = verdict.claim
+            grid.add_row(_text(Cell(claim), "bold"))
+        grid.add_row(*_verdict_cells(verdict))
+    return grid
+
+
+def _verdict_cells(verdict: Verdict) -> Iterable["RenderableType"]:
+    regime = f"  {verdict.regime}, {arm_text(verdict.arm)}" if verdict.arm else f"  {verdict.regime}"
+    texts = [regime, verdict.verdict.value, ratio_text(verdict)]
+    texts += [significant(verdict.threshold), tier_text(verdict.tier)]
+    return [_text(Cell(text, mark=text)) for text in texts]
+
+
+def _reasons(verdicts: Sequence[Verdict]) -> list["RenderableType"]:
+    lines: dict[tuple[str, str], list[str]] = {}
+    for v in verdicts:
+        what = " ".join(t for t in (v.regime, arm_text(v.arm) if v.arm else "", f"({pair_text(v)})") if t)
+        lines.setdefault((v.claim, f"{v.reason} [{v.scope}; {v.source}]"), []).append(what)
+    return [_indented(claim, f"{', '.join(what)}: {why}") for (claim, why), what in lines.items()]
+
+
+def _untested(verdicts: Sequence[Verdict]) -> list["RenderableType"]:
+    """One entry per reason, so that a long list of claims stays short."""
+    claims: dict[str, dict[str, None]] = {}
+    for v in verdicts:
+        claims.setdefault(v.reason, {})[v.claim] = None
+    return [_indented(", ".join(names), reason) for reason, names in claims.items()]
+
+
+def _indented(head: str, body: str) -> "RenderableType":
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return Padding(Text.assemble((head, "bold"), ("  " + body, "dim")), (0, 0, 0, 2))
+
+
+def _grid() -> "RichTable":
+    from rich import box, table
+
+    return table.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+
+
+def _text(cell: Cell, style: str | None = None) -> "RenderableType":
+    from rich.text import Text
+
+    return Text(cell.text, style=STYLES.get(cell.mark, "") if style is None else style)
+
+
+def _capture(parts: Iterable["RenderableType"], width: int | None, colour: bool | None) -> str:
+    console = _console(width, sys.stdout.isatty() if colour is None else colour)
+    for part in parts:
+        console.print(part)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def _console(width: int | None, colour: bool) -> "Console":
+    from rich.console import Console
+
+    if width is None:
+        width = Console().width if sys.stdout.isatty() else WIDTH
+    system = "standard" if colour else None
+    return Console(file=io.StringIO(), width=width, force_terminal=colour, color_system=system, highlight=False)  # type: ignore[arg-type]

@@ -1,0 +1,223 @@
+"""One run: comparisons in the order of the plan, replicates until ``decide`` says stop, records as they come."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+
+from frugalbench import machine
+from frugalbench.config import Config
+from frugalbench.paths import cache_dir
+from frugalbench.run import protocol, schedule
+from frugalbench.run.replicate import Replicate
+from frugalbench.run.setting import Setting, make_job
+from frugalbench.run.store import Store
+from frugalbench.run.transport import Pool, WorkerGone
+from frugalbench.schema import SCHEMA_VERSION, Arm, Case, Comparison, Decision, Plan, Record, Status, Tier
+from frugalbench.specs import SPECS
+
+Decide = Callable[[Sequence[Record], int], Decision]
+"""``decide(records of a comparison, counted replicates) -> Decision``; pure."""
+
+
+@dataclass
+class Outcome:
+    """What a run leaves behind beside its records."""
+
+    state: str = "complete"
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    measuring_s: float = 0.0
+    peak_pss_bytes: float = 0.0
+    import_s: dict[str, float] = field(default_factory=dict)
+    failed: int = 0
+
+
+class Engine:
+    """Executes a plan into a store."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        config: Config,
+        store: Store,
+        decide: Decide,
+        cores: int,
+        progress: Callable[[str], None],
+        before: Sequence[Record] = (),
+    ):
+        self.plan = plan
+        self.measure = config.measure
+        self.store = store
+        self.decide = decide
+        self.progress = progress
+        self.records: list[Record] = list(before)
+        self.outcome = Outcome()
+        start_s = time.monotonic()
+        budget_s = config.measure.time_budget_s
+        cache = cache_dir()
+        cache.mkdir(parents=True, exist_ok=True)
+        self.setting = Setting(
+            measure=config.measure,
+            energy=config.energy,
+            seed=plan.seed,
+            cores=cores,
+            cache_dir=str(cache),
+            scratch_dir=str(store.scratch),
+            start_s=start_s,
+            clock=time.monotonic,
+            deadline_s=start_s + budget_s,
+            grace_s=max(1.0, 0.05 * budget_s),
+        )
+        self.pool = Pool(store.scratch, config.measure.load_limit_s)
+
+    def run(self) -> Outcome:
+        """Everything; on Ctrl-C what was measured is kept and the outcome says ``interrupted``."""
+        begin = time.monotonic()
+        try:
+            self._skips()
+            self._models()
+            for position, comparison in enumerate(self.plan.comparisons):
+                self._compare(comparison, self.plan.comparisons[position + 1 :])
+        except KeyboardInterrupt:
+            self.outcome.state = "interrupted"
+        finally:
+            self.outcome.measuring_s = time.monotonic() - begin
+            self.outcome.import_s = self.pool.import_s()
+            self.pool.close()
+        self.outcome.failed = sum(record.status is Status.FAILED for record in self.records)
+        return self.outcome
+
+    def _append(self, records: Sequence[Record]) -> None:
+        self.store.append(records)
+        self.records.extend(records)
+
+    def _skips(self) -> None:
+        known = {record.case.id for record in self.records}
+        skipped = [skip for skip in self.plan.skipped if skip.case.id not in known]
+        self._append([_skip_record("plan", skip.case, skip.case.variant, skip.reason) for skip in skipped])
+
+    def _models(self) -> None:
+        known = {record.case.id for record in self.records}
+        for case in self.plan.modelled:
+            if case.id not in known:
+                self._append([import_module(SPECS[case.workload]).model(case)])
+
+    def _of(self, comparison: Comparison) -> list[Record]:
+        return [
+            record
+            for record in self.records
+            if record.comparison == comparison.id and not record.interrupted and record.status is not Status.SKIPPED
+        ]
+
+    def _compare(self, comparison: Comparison, waiting: Sequence[Comparison]) -> None:
+        left_s = self.setting.deadline_s - time.monotonic()
+        if left_s <= 0:
+            self._out_of_time(comparison)
+            return
+        budget_end_s = time.monotonic() + schedule.share_of_budget(left_s, comparison, waiting)
+        done = {record.replicate for record in self._of(comparison)}
+        self._look(comparison, max(done & set(self.measure.looks), default=0))
+        if self._decided(comparison):
+            return
+        references = self._references(comparison)
+        rounds = self.measure.rounds
+        for number in range(self.measure.looks[-1] + 1):
+            if number in done:
+                continue
+            replicate = self._replicate(comparison, number, rounds if number else self.measure.pilot_rounds, references)
+            if replicate.out_of_time:
+                self._out_of_time(comparison)
+                return
+            self._look(comparison, number)
+            if self._decided(comparison):
+                return
+            rounds = self._affordable(replicate, number, budget_end_s)
+            next_s = replicate.fixed_s + rounds * replicate.round_s
+            if number >= self.measure.looks[0] and time.monotonic() + next_s > budget_end_s:
+                self._stop(comparison, f"its share of the time budget is spent after {number} replicates")
+                return
+
+    def _affordable(self, replicate: Replicate, number: int, budget_end_s: float) -> int:
+        """Rounds for the next replicate, so that the first look is reached within the comparison's share of time."""
+        to_come = max(1, self.measure.looks[0] - number)
+        left_s = budget_end_s - time.monotonic()
+        return schedule.affordable_rounds(self.measure.rounds, left_s, to_come, replicate.fixed_s, replicate.round_s)
+
+    def _replicate(self, comparison: Comparison, number: int, rounds: int, references: dict[str, str]) -> Replicate:
+        name = f"replicate {number} of up to {self.measure.looks[-1]}" if number else "pilot"
+        self.progress(f"{comparison.id}: {name}, {rounds} rounds")
+        replicate = Replicate(
+            self.setting, self.pool, comparison, number, rounds, references, self._dropped(comparison)
+        )
+        try:
+            replicate.run()
+        finally:
+            shared = sum(machine.pss_bytes(pid) or 0.0 for pid in self.pool.pids())
+            self.outcome.peak_pss_bytes = max(self.outcome.peak_pss_bytes, replicate.peak_pss_bytes + shared)
+            self._append(list(replicate.records()))
+        return replicate
+
+    def _look(self, comparison: Comparison, number: int) -> None:
+        """A planned look at the data; unplanned ones are not taken."""
+        if number in self.measure.looks:
+            self.outcome.decisions[comparison.id] = self.decide(self._of(comparison), number)
+
+    def _decided(self, comparison: Comparison) -> bool:
+        decision = self.outcome.decisions.get(comparison.id)
+        return decision is not None and decision.stop
+
+    def _stop(self, comparison: Comparison, reason: str) -> None:
+        self.outcome.decisions[comparison.id] = Decision(stop=True, look=0, reason=reason)
+
+    def _dropped(self, comparison: Comparison) -> set[str]:
+        """Cases that the pilot showed to be wrong, broken or hopelessly slow: recorded once, not tried again."""
+        return {
+            record.case.id
+            for record in self._of(comparison)
+            if record.replicate == 0 and (record.status is Status.FAILED or not record.samples)
+        }
+
+    def _references(self, comparison: Comparison) -> dict[str, str]:
+        """Float64 references, computed once per run in a worker of their own and mapped by all others."""
+        paths: dict[str, str] = {}
+        for arm in comparison.arms:
+            self.progress(f"{comparison.id}: reference for {arm.id}")
+            try:
+                paths.update(self._reference(arm))
+            except WorkerGone as gone:
+                self.progress(f"{comparison.id}: no reference for {arm.id}: {gone}")
+        return paths
+
+    def _reference(self, arm: Arm) -> dict[str, str]:
+        worker, template_id = self.pool.start(arm.imports)
+        try:
+            worker.request(make_job(self.setting, arm, template_id), self.measure.load_limit_s)
+            reply = worker.request(protocol.Reference(), self.measure.load_limit_s)
+        finally:
+            worker.finish()
+        if isinstance(reply, protocol.Problem):
+            raise WorkerGone(reply.reason)
+        paths: dict[str, str] = reply.paths
+        return paths
+
+    def _out_of_time(self, comparison: Comparison) -> None:
+        self.outcome.state = "out of time"
+        reason = f"the time budget of {self.measure.time_budget_s:.0f} s ran out; raise it with --time-budget"
+        self._stop(comparison, reason)
+        if not any(record.replicate for record in self._of(comparison)):
+            self._append(
+                [_skip_record(comparison.id, case, arm.id, reason) for arm in comparison.arms for case in arm.cases]
+            )
+
+
+def _skip_record(comparison: str, case: Case, arm: str, reason: str) -> Record:
+    return Record(
+        schema_version=SCHEMA_VERSION,
+        comparison=comparison,
+        arm=arm,
+        case=case,
+        replicate=0,
+        status=Status.SKIPPED,
+        reason=reason,
+        tier=Tier.MEASURED,
+    )

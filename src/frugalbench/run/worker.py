@@ -1,0 +1,342 @@
+"""A worker: a fresh process that executes one arm, one request at a time.
+
+It computes only between a request and its reply; otherwise it blocks on its pipe. The order that the parent
+keeps is load, verify, calibrate, then turns: a wrong answer never gets as far as a timing.
+"""
+
+import gc
+import hashlib
+import os
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frugalbench import meters
+from frugalbench.meters import environment
+from frugalbench.run import protocol
+from frugalbench.schema import Quantity, Tier, Verification, Warmup
+from frugalbench.workloads import BUILDERS
+from frugalbench.workloads.base import Arrays, Bound, Context
+
+_STEADY_SHARE = 0.1
+"""Warm-up ends when three successive blocks agree within this share."""
+_WARMUP_BLOCK_S = 0.004
+_LEAST_CHECKED = 2
+"""Positions of the rotation that are always verified, whatever the time limit."""
+
+
+def serve(channel: Any) -> None:
+    """Answer requests until told to finish or the parent is gone."""
+    try:
+        session = Session(protocol.receive(channel, protocol.Job))
+        protocol.send(channel, protocol.Finished())
+        while True:
+            request = protocol.receive(channel, protocol.Request)
+            if isinstance(request, protocol.Finish):
+                session.close()
+                protocol.send(channel, protocol.Finished())
+                return
+            protocol.send(channel, session.answer(request))
+    except EOFError:
+        return
+
+
+class Session:
+    """One arm's life."""
+
+    def __init__(self, job: protocol.Job):
+        self.job = job
+        self.cases = {case.id: case for case in job.arm.cases}
+        self.builder = import_module(BUILDERS[job.arm.cases[0].workload])
+        self.context = Context(
+            seed=job.seed,
+            threads=job.threads,
+            device=job.device,
+            cache_dir=Path(job.cache_dir),
+            scratch_dir=Path(job.scratch_dir),
+        )
+        self.loaded: Any = None
+        self.bound: dict[str, Bound] = {}
+        self.position: dict[str, int] = {}
+        self.cores = len(os.sched_getaffinity(0))
+        self.meters = meters.pick(
+            meters.MeterSettings(kind=job.meter, idle_w=job.idle_w, tdp_w=job.tdp_w, source=job.watts_source)
+        )
+        self.probe = environment.EnvironmentProbe()
+
+    def answer(self, request: Any) -> Any:
+        """Carry out one request; an exception becomes a :class:`protocol.Problem`."""
+        handlers = {
+            protocol.Reference: self.reference,
+            protocol.Load: self.load,
+            protocol.Verify: self.verify,
+            protocol.Calibrate: self.calibrate,
+            protocol.Turn: self.turn,
+        }
+        try:
+            return handlers[type(request)](request)
+        except MemoryError:
+            return protocol.Problem(reason="out of memory")
+        except Exception as problem:
+            traceback.print_exc()
+            return protocol.Problem(reason=one_line(problem))
+
+    def reference(self, _: protocol.Reference) -> protocol.Referenced:
+        """Compute the float64 references of this arm's cases unless another arm has."""
+        return protocol.Referenced(paths={case.id: self._reference(case) for case in self.cases.values()})
+
+    def _reference(self, case: Any) -> str:
+        key = hashlib.sha256(self.builder.reference_key(case).encode()).hexdigest()[:16]
+        folder = self.context.scratch_dir / "references" / key
+        if not folder.exists():
+            save_arrays(folder, self.builder.reference(case, self.context))
+        return str(folder)
+
+    def load(self, _: protocol.Load) -> protocol.Loaded:
+        """Load the arm and bind its cases."""
+        started = time.perf_counter()
+        limit_threads(self.context.threads)
+        self.loaded = self.builder.load(self.job.arm, self.context)
+        problems = {}
+        for case in self.cases.values():
+            try:
+                self.bound[case.id] = self.loaded.bind(case)
+                self.position[case.id] = 0
+            except Exception as problem:
+                traceback.print_exc()
+                problems[case.id] = one_line(problem)
+        load_s = time.perf_counter() - started
+        self.probe = environment.EnvironmentProbe(pids=getattr(self.loaded, "pids", ()))
+        gc.collect()
+        gc.freeze()
+        return protocol.Loaded(
+            pid=os.getpid(),
+            load_s=load_s,
+            pss_bytes=environment.pss_bytes(os.getpid()),
+            threads=effective_threads(),
+            libraries=library_versions(),
+            artefacts=self.loaded.artefacts,
+            facts={name: bound.facts for name, bound in self.bound.items()},
+            details={name: bound.details for name, bound in self.bound.items()},
+            problems=problems,
+            update_period_s=self._update_period_s(),
+        )
+
+    def _update_period_s(self) -> float | None:
+        periods = [meter.update_period_s for meter in self.meters if meter.tier is Tier.MEASURED]
+        return max(periods, default=None)
+
+    def verify(self, request: protocol.Verify) -> protocol.Verified:
+        """Compare outputs with the stored reference, and with the arm's own definition where the format is lossy."""
+        case, bound = self.cases[request.case], self.bound[request.case]
+        reference = load_arrays(Path(request.reference))
+        own = self._own_definition(case, bound)
+        known = min(bound.rotation, *(len(array) for array in reference.values()))
+        stop = time.monotonic() + request.limit_s
+        worst, distance, checked = 0.0, None, 0
+        for index in range(bound.rotation):
+            if checked >= _LEAST_CHECKED and time.monotonic() > stop:
+                break
+            if own is None and index >= known:
+                break
+            outputs = bound.output(index)
+            checked += 1
+            if own is not None:
+                worst = max(worst, relative_error(outputs, own(index)))
+            if index < known:
+                expected = {name: array[index] for name, array in reference.items()}
+                error = relative_error(outputs, expected) if own is None else rms_error(outputs, expected)
+                distance = max(distance or 0.0, error)
+                worst = worst if own is not None else max(worst, error)
+        return self._verdict_on(case, bound, worst, distance, own is not None, checked)
+
+    def _own_definition(self, case: Any, bound: Bound) -> Any:
+        """The float64 answer of the stored format; computed by the first worker of the run, mapped by the others."""
+        if bound.own_definition is None:
+            return None
+        compute = bound.own_definition
+        key = hashlib.sha256(case.id.encode()).hexdigest()[:16]
+
+        def lookup(index: int) -> Arrays:
+            folder = self.context.scratch_dir / "definitions" / f"{key}-{index}"
+            if not folder.exists():
+                save_arrays(folder, compute(index))
+            return load_arrays(folder)
+
+        return lookup
+
+    @staticmethod
+    def _verdict_on(
+        case: Any, bound: Bound, worst: float, distance: float | None, lossy: bool, checked: int
+    ) -> protocol.Verified:
+        tolerance = case.tolerance
+        limit = case.params.get("format_tolerance")
+        passed = checked > 0 and worst <= tolerance
+        against = "the float64 answer of the stored format" if lossy else "the float64 reference"
+        what = f"{checked} of {bound.rotation} positions against {against}"
+        facts = {"parity": Quantity(value=float(passed), unit="1", tier=Tier.MEASURED, source=what)}
+        if lossy and distance is not None:
+            facts["output_error"] = Quantity(
+                value=distance,
+                unit="1",
+                tier=Tier.MEASURED,
+                source="relative RMS against the unquantised float64 answer",
+            )
+            if limit is not None and distance > limit:
+                passed, what = False, f"{what}; {distance:.3g} from the unquantised answer, format allows {limit:.3g}"
+        finite = worst if np.isfinite(worst) else None
+        return protocol.Verified(
+            verification=Verification(error=finite, tolerance=tolerance, passed=passed, what=what), facts=facts
+        )
+
+    def calibrate(self, request: protocol.Calibrate) -> protocol.Calibrated:
+        """Repeat the case in short blocks until three agree, or the limit is reached."""
+        bound = self.bound[request.case]
+        started = time.perf_counter()
+        blocks: list[float] = []
+        calls, steady = 0, False
+        per_block = 1
+        while not steady and (len(blocks) < 2 or time.perf_counter() - started < request.limit_s):
+            block_s = self._run(request.case, bound, per_block)
+            calls += per_block
+            blocks.append(block_s / per_block)
+            if block_s > request.limit_s:
+                break
+            if block_s < _WARMUP_BLOCK_S:
+                per_block = max(per_block + 1, int(per_block * _WARMUP_BLOCK_S / max(block_s, 1e-7)))
+            steady = len(blocks) >= 3 and max(blocks[-3:]) <= (1 + _STEADY_SHARE) * min(blocks[-3:])
+        warmup = Warmup(calls=calls, time_s=time.perf_counter() - started, steady=steady, call_s=min(blocks[-3:]))
+        return protocol.Calibrated(warmup=warmup)
+
+    def turn(self, request: protocol.Turn) -> protocol.Turned:
+        """Wait for quiet, run the untimed lead-in, then time."""
+        bound = self.bound[request.case]
+        waited_s, quiet = 0.0, True
+        if request.previous_pid is not None:
+            waited_s, quiet = environment.wait_until_quiet(request.previous_pid, request.quiet_limit_s)
+        lead_in_stop = time.perf_counter() + request.lead_in_s
+        self._run(request.case, bound, 1)
+        while time.perf_counter() < lead_in_stop:
+            self._run(request.case, bound, 1)
+        gc.disable()
+        start_s = time.monotonic() - self.job.start_s
+        window = meters.window(self.meters) if request.energy else None
+        self.probe.begin()
+        elapsed_s = self._run(request.case, bound, request.calls)
+        seen = self.probe.end(quiet_wait_s=waited_s, quiet=quiet)
+        readings = window.close(request.calls, origin_s=self.job.start_s) if window is not None else ()
+        gc.enable()
+        return protocol.Turned(
+            calls=request.calls,
+            time_s=elapsed_s / request.calls,
+            start_s=start_s,
+            environment=seen,
+            void=environment.void_reason(seen, self.context.threads, self.cores),
+            readings=readings,
+        )
+
+    def _run(self, case: str, bound: Bound, calls: int) -> float:
+        """Time ``calls`` successive positions of the rotation, synchronised at both ends."""
+        call, first = bound.call, self.position[case]
+        self.position[case] = first + calls
+        bound.synchronize()
+        begin = time.perf_counter_ns()
+        for index in range(first, first + calls):
+            kept = call(index)
+        bound.synchronize()
+        elapsed_ns = time.perf_counter_ns() - begin
+        del kept
+        return elapsed_ns * 1e-9
+
+    def close(self) -> None:
+        """Release the arm."""
+        if self.loaded is not None:
+            self.loaded.close()
+
+
+def relative_error(outputs: Arrays, expected: Arrays) -> float:
+    """Largest absolute difference over the expected values' root mean square, worst of all outputs.
+
+    Missing outputs, wrong shapes and non-finite values give infinity.
+    """
+    return max(_distance(outputs.get(name), array, worst=True) for name, array in expected.items())
+
+
+def rms_error(outputs: Arrays, expected: Arrays) -> float:
+    """Root mean square of the difference over that of the expected values, worst of all outputs."""
+    return max(_distance(outputs.get(name), array, worst=False) for name, array in expected.items())
+
+
+def _distance(output: Any, expected: Any, worst: bool) -> float:
+    if output is None or output.shape != expected.shape:
+        return float("inf")
+    difference = np.abs(output.astype(np.float64) - expected)
+    size = difference.max() if worst else np.sqrt(np.mean(np.square(difference)))
+    scale = np.sqrt(np.mean(np.square(expected, dtype=np.float64)))
+    error = float(size / scale) if scale > 0 else float(size)
+    return error if np.isfinite(error) else float("inf")
+
+
+def save_arrays(folder: Path, arrays: Arrays) -> None:
+    """Write each array to ``folder/NAME.npy``; the folder appears at once and whole."""
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(partial / f"{name}.npy", array)
+    partial.rename(folder)
+
+
+def load_arrays(folder: Path) -> Arrays:
+    """Map what :func:`save_arrays` wrote."""
+    return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+
+
+def limit_threads(threads: int) -> None:
+    """Give torch and every loaded BLAS and OpenMP pool exactly ``threads`` threads."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(limits=threads)
+
+
+def effective_threads() -> int | None:
+    """Threads that torch will use, or the largest loaded pool."""
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    import threadpoolctl
+
+    pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+    return max(pools, default=None)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the runtimes that this worker has loaded."""
+    names = ("numpy", "torch", "transformers", "bitsandbytes", "onnxruntime", "onnx", "openvino")
+    found = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
+    return {name: str(version) for name, version in found.items() if version}
+
+
+def one_line(problem: BaseException) -> str:
+    """An exception in one line."""
+    text = " ".join(str(problem).split())
+    return f"{type(problem).__name__}: {text}"[:500] if text else type(problem).__name__
+
+
+def main(argv: list[str]) -> None:
+    """Entry of a spawned worker."""
+    import socket
+
+    from frugalbench.run.template import die_with_parent
+
+    die_with_parent()
+    serve(socket.socket(fileno=int(argv[0])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

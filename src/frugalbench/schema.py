@@ -1,0 +1,440 @@
+"""The project's words as frozen types, and how they are written to and read from disk.
+
+Everything that crosses the seam between measuring and judging is one of these types:
+``manifest.json`` holds a :class:`Manifest`, each line of ``records.jsonl`` a :class:`Record`.
+A missing number is ``None`` (``null`` on disk), never 0.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+SCHEMA_VERSION = 1
+"""Version of the two files in a run directory. Readers accept this one and every older one."""
+
+
+class Tier(StrEnum):
+    """How a quantity was obtained, most to least direct."""
+
+    MEASURED = "measured"
+    EMULATED = "emulated"
+    MODELLED = "modelled"
+    PUBLISHED = "published"
+
+
+class Status(StrEnum):
+    """What became of one case in one worker."""
+
+    OK = "ok"
+    CAPPED = "capped"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class Outcome(StrEnum):
+    """What a verdict says."""
+
+    SUPPORTED = "supported"
+    REFUTED = "refuted"
+    INCONCLUSIVE = "inconclusive"
+    NOT_TESTED = "not tested"
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Base of every stored type: immutable, keyword-only, tolerant of fields from newer minor writers."""
+
+
+class Quantity(Frozen):
+    """A number with unit, interval and tier."""
+
+    value: float | None
+    unit: str
+    tier: Tier
+    low: float | None = None
+    high: float | None = None
+    source: str = ""
+    """How it was obtained: a formula, a counter, a document."""
+
+
+class Cost(Frozen):
+    """What one call of a case computes, by formula from its shape.
+
+    ``flop`` counts executed floating-point operations (a multiply-add is 2); integer work is ``op``.
+    ``weight_bytes`` is what is stored for the weights in use, scales and zero points included.
+    ``traffic_bytes`` is the least that one call must move between memory and processor.
+    ``parameters`` and ``active_parameters`` count the weights held and those multiplied per token.
+    """
+
+    token: float
+    flop: float
+    weight_bytes: float
+    traffic_bytes: float
+    op: float = 0.0
+    parameters: int = 0
+    active_parameters: int = 0
+
+
+class Case(Frozen):
+    """The unit that is measured: workload x variant x shape x regime x backend x device."""
+
+    id: str
+    workload: str
+    variant: str
+    shape: str
+    regime: str
+    backend: str
+    device: str
+    dtype: str
+    params: dict[str, Any] = {}
+    """The shape spelled out: dimensions, tokens, scale factor, group size, seeds."""
+    cost: Cost | None = None
+    tolerance: float | None = None
+    """Largest allowed relative error against the float64 reference (max abs error / reference rms)."""
+    peaks: tuple[str, ...] = ()
+    """Names of the measured peaks that bound it, e.g. ``fp32_flop_per_s``, ``read_bytes_per_s``."""
+
+
+class Arm(Frozen):
+    """Cases that share one loaded object, in one worker."""
+
+    id: str
+    cases: tuple[Case, ...]
+    imports: tuple[str, ...]
+    """Modules its template imports before the worker is forked."""
+    memory_bytes: float = 0.0
+    """Estimate of what the loaded arm holds, for planning."""
+
+
+class Comparison(Frozen):
+    """Arms measured against each other, turn by turn."""
+
+    id: str
+    workload: str
+    arms: tuple[Arm, ...]
+    estimate_s: float = 0.0
+    """Rough time for one replicate, for planning."""
+
+
+class Skipped(Frozen):
+    """A case that will not be measured, and why."""
+
+    case: Case
+    reason: str
+
+
+class Plan(Frozen):
+    """The ordered, seeded list of comparisons that a config expands to."""
+
+    seed: int
+    comparisons: tuple[Comparison, ...]
+    skipped: tuple[Skipped, ...] = ()
+    modelled: tuple[Case, ...] = ()
+    """Cases that are computed by a model, not measured."""
+
+
+class Environment(Frozen):
+    """What the machine did during one timed window."""
+
+    wall_s: float
+    cpu_s: float
+    """CPU time of the worker itself."""
+    run_delay_s: float | None = None
+    """Time that the worker's threads stood runnable without a core (schedstat)."""
+    steal_s: float | None = None
+    """Time stolen by the hypervisor, all cores."""
+    foreign_cpu_s: float | None = None
+    """CPU time of everyone else, all cores; resolution is one clock tick per core."""
+    quiet_wait_s: float = 0.0
+    """How long the turn waited for the previous worker's CPU clock to stand still."""
+    quiet: bool = True
+    clock_hz: float | None = None
+    throttled: bool | None = None
+
+
+class Sample(Frozen):
+    """One timed value: the mean time of ``calls`` calls in one window of one turn."""
+
+    round: int
+    turn: int
+    calls: int
+    time_s: float
+    """Per call."""
+    start_s: float
+    """On the run's monotonic clock."""
+    environment: Environment
+    void: str | None = None
+    """Why the environment spoilt this sample; ``None`` when it did not."""
+
+
+class Reading(Frozen):
+    """One energy observation over one window, which is also timed."""
+
+    joule: float | None
+    scope: str
+    """What the joules cover: ``cpu-package``, ``gpu-board``, ``declared-model`` …"""
+    method: str
+    tier: Tier
+    window_s: float
+    calls: int
+    start_s: float
+    round: int | None = None
+    low_joule: float | None = None
+    high_joule: float | None = None
+    error: str | None = None
+    """Why the window is poisoned; its joules are then ``None``."""
+
+
+class Verification(Frozen):
+    """The output check that precedes every timing."""
+
+    error: float | None
+    tolerance: float
+    passed: bool
+    what: str
+    """What was compared with what."""
+
+
+class Artefact(Frozen):
+    """Something exported or compiled before timing, accounted apart from it."""
+
+    name: str
+    build_s: float
+    """Time of the build that made it, also when it came from the cache."""
+    cached: bool
+    size_bytes: float | None = None
+
+
+class Warmup(Frozen):
+    """How the steady state was found."""
+
+    calls: int
+    time_s: float
+    steady: bool
+    call_s: float | None = None
+    """Time per call at the end of it."""
+
+
+class Worker(Frozen):
+    """The process that executed an arm."""
+
+    pid: int
+    start_method: str
+    """``fork`` (from a template) or ``spawn``."""
+    template_id: str | None
+    threads: int | None
+    """Effective compute threads."""
+    libraries: dict[str, str] = {}
+
+
+class Record(Frozen):
+    """One immutable line per worker and case."""
+
+    schema_version: int
+    comparison: str
+    arm: str
+    case: Case
+    replicate: int
+    """Number of the fresh start; 0 is the pilot, whose samples choose the best arm and do not count."""
+    status: Status
+    reason: str = ""
+    tier: Tier = Tier.MEASURED
+    interrupted: bool = False
+    """The replicate was cut short; kept, not counted."""
+    steady_load: bool = False
+    """Void rounds were not rare, so all were kept."""
+    worker: Worker | None = None
+    load_s: float | None = None
+    artefacts: tuple[Artefact, ...] = ()
+    verification: Verification | None = None
+    warmup: Warmup | None = None
+    samples: tuple[Sample, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    pss_bytes: float | None = None
+    facts: dict[str, Quantity] = {}
+    """Whatever else was found out: stored bytes, placement, histogram summaries, modelled results."""
+    details: dict[str, Any] = {}
+    """Plain data beside the facts: router histogram, node placement, operator list, notes."""
+
+
+class Decision(Frozen):
+    """What ``decide`` says of a comparison after a planned look."""
+
+    stop: bool
+    look: int
+    reason: str
+
+
+class Harness(Frozen):
+    """What the harness itself cost."""
+
+    wall_s: float
+    parent_cpu_s: float
+    measuring_s: float
+    peak_pss_bytes: float | None = None
+
+
+class Manifest(Frozen):
+    """The other half of a run directory: what was asked, where, and with what."""
+
+    schema_version: int
+    run_id: str
+    name: str
+    config: dict[str, Any]
+    seed: int
+    plan: Plan
+    claims_hash: str
+    machine_before: dict[str, Any]
+    versions: dict[str, str]
+    revision: str | None
+    started: str
+    """ISO 8601, UTC."""
+    machine_after: dict[str, Any] | None = None
+    ended: str | None = None
+    state: str = "running"
+    """``running``, ``complete``, ``interrupted`` or ``out of time``."""
+    harness: Harness | None = None
+    decisions: dict[str, Decision] = {}
+    notes: tuple[str, ...] = ()
+
+
+class Source(Frozen, forbid_unknown_fields=True):
+    """Where a claim is made."""
+
+    document: str
+    place: str = ""
+
+
+class PairedRatio(Frozen, tag="paired_ratio", tag_field="kind", forbid_unknown_fields=True):
+    """Speed or tokens per joule of a candidate over each baseline, from paired rounds.
+
+    ``scale`` turns the ratio into the estimand: ``none`` leaves it; ``flop`` multiplies it by
+    candidate FLOP / baseline FLOP (the share of the paper saving that is realised, which is also
+    the ratio of the two MFU); ``peak_share`` compares the shares of each arm's own measured peak.
+    """
+
+    workload: str
+    metric: str
+    """``time`` or ``energy``."""
+    baselines: tuple[str, ...]
+    """Variant names; the claim must hold against each of them."""
+    as_shipped: tuple[str, ...]
+    best: tuple[str, ...]
+    scale: str = "none"
+
+
+class ExactGroup(Frozen, forbid_unknown_fields=True):
+    """Variants of an exact rule that share a threshold."""
+
+    regime: str
+    variants: tuple[str, ...]
+    threshold: float
+
+
+class ExactRatio(Frozen, tag="exact_ratio", tag_field="kind", forbid_unknown_fields=True):
+    """Ratio of two exact facts of one record; no interval."""
+
+    workload: str
+    numerator: str
+    denominator: str
+    groups: tuple[ExactGroup, ...]
+
+
+class Coverage(Frozen, tag="coverage", tag_field="kind", forbid_unknown_fields=True):
+    """Share of cases for which a fact holds (value 1); a failed case does not hold."""
+
+    workload: str
+    fact: str
+    variants: tuple[str, ...] = ()
+    """Empty: all variants."""
+
+
+class Modelled(Frozen, tag="modelled", tag_field="kind", forbid_unknown_fields=True):
+    """A ratio that a model computed, with its interval, one verdict per regime."""
+
+    workload: str
+    variant: str
+    fact: str = "ratio"
+
+
+class NotTested(Frozen, tag="not_tested", tag_field="kind", forbid_unknown_fields=True):
+    """No workload tests the claim yet."""
+
+    reason: str
+
+
+Rule = PairedRatio | ExactRatio | Coverage | Modelled | NotTested
+
+
+class Claim(Frozen, forbid_unknown_fields=True):
+    """A published statement made testable before anything is measured."""
+
+    id: str
+    says: str
+    sources: tuple[Source, ...]
+    estimand: str
+    direction: str
+    """``at_least`` or ``at_most``."""
+    threshold: float
+    regimes: tuple[str, ...]
+    scope: str
+    """``literal`` or ``analogue``."""
+    flips: str
+    """What would turn the verdict around."""
+    rule: Rule
+    note: str = ""
+
+
+class Verdict(Frozen):
+    """The answer to one claim in one regime on one machine."""
+
+    claim: str
+    regime: str
+    machine: str
+    scope: str
+    arm: str | None
+    """``as_shipped``, ``best``, or ``None`` where arms do not compete."""
+    verdict: Outcome
+    metric: str
+    baseline: str | None
+    candidate: str | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    confidence: float | None
+    threshold: float
+    tier: Tier | None
+    replicates: int
+    reason: str
+    source: str
+
+
+def encode(value: Any) -> bytes:
+    """One line of JSON, without the newline."""
+    return msgspec.json.encode(value)
+
+
+def decode_record(line: bytes) -> Record:
+    """Read one line of ``records.jsonl``; raises ``msgspec.ValidationError`` or ``msgspec.DecodeError``."""
+    return _RECORD.decode(line)
+
+
+def decode_manifest(text: bytes) -> Manifest:
+    """Read ``manifest.json``; raises like :func:`decode_record`."""
+    return _MANIFEST.decode(text)
+
+
+_RECORD = msgspec.json.Decoder(Record)
+_MANIFEST = msgspec.json.Decoder(Manifest)
+
+
+class FrugalbenchError(Exception):
+    """A problem to show the user in one or two lines: what is wrong, where, and what to do."""
+
+    exit_code = 2
+
+
+class NothingRunsHere(FrugalbenchError):
+    """Nothing of what was asked can run on this machine."""
+
+    exit_code = 3

@@ -1,0 +1,11 @@
+"""One file per workload: shapes, inputs, FLOPs, bytes, tolerance. No torch."""
+
+SPECS = {
+    "machine_peaks": "frugalbench.specs.machine_peaks",
+    "moe_ffn": "frugalbench.specs.moe_ffn",
+    "quantized_linear": "frugalbench.specs.quantized_linear",
+    "onnx_model": "frugalbench.specs.onnx_model",
+    "allreduce": "frugalbench.specs.allreduce",
+    "cluster_model": "frugalbench.specs.cluster_model",
+}
+"""Workload name to spec module."""

@@ -1,0 +1,158 @@
+"""Claims about clusters that no single machine can measure: computed from published figures by the cluster model.
+
+The variant is the claim's id, the regime the metric or load; each case becomes one record of tier ``modelled`` whose
+fact ``ratio`` carries the bounds that the ranges of its inputs allow.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, get_args
+
+from frugalbench.cluster import estimands
+from frugalbench.cluster.estimands import Facts
+from frugalbench.cluster.hardware import hardware, prices
+from frugalbench.cluster.step import Scaling
+from frugalbench.cluster.topology import load
+from frugalbench.schema import SCHEMA_VERSION, Case, Record, Skipped, Status, Tier
+from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
+
+WORKLOAD = "cluster_model"
+SYSTEMS = ("cloudmatrix-384", "gb200-nvl72")
+CLUSTERS = ("cloudmatrix384", "nvl72")
+ANNOUNCED = ("atlas-950-superpod", "vera-rubin-nvl72")
+PER = {"system": "", "chip": " per chip", "kW": " per kW"}
+
+NO_INFERENCE = (
+    "expert-parallel inference is not modelled; published serving rates of the two systems are at different latencies"
+)
+NO_POWER = "the power of Atlas 950 SuperPoD is not published"
+
+
+def expand(settings: Settings, machine: MachineView) -> Expansion:  # noqa: ARG001
+    """One modelled case per claim and regime.
+
+    Options: ``claims`` (list of claim ids), ``uniform`` (cluster), ``fragmented`` (list of clusters).
+    Raises :class:`FrugalbenchError` for an unknown key, claim or cluster.
+    """
+    defaults = {"claims": list(_CASES), "uniform": "uniform", "fragmented": ["fragmented", "islands"]}
+    options = take(settings, defaults)
+    for claim in options["claims"]:
+        choose(settings, "claim", claim, _CASES)
+    for cluster in (options["uniform"], *options["fragmented"]):
+        load(cluster)
+    cases = [case for claim in options["claims"] for case in _CASES[claim](options)]
+    skipped = (_skipped(),) if "net.supernode" in options["claims"] else ()
+    return Expansion(modelled=tuple(cases), skipped=skipped)
+
+
+def model(case: Case) -> Record:
+    """Compute one case of :func:`expand`. A ratio without a value is a skipped record with its reason."""
+    params = dict(case.params)
+    facts = _ESTIMANDS[params.pop("estimand")](params)
+    known = facts["ratio"].value is not None
+    return Record(
+        schema_version=SCHEMA_VERSION,
+        comparison=WORKLOAD,
+        arm=case.variant,
+        case=case,
+        replicate=1,
+        status=Status.OK if known else Status.SKIPPED,
+        reason="" if known else NO_POWER,
+        tier=Tier.MODELLED,
+        facts=facts,
+        details=_details(params),
+    )
+
+
+def _decay_cases(options: dict[str, Any]) -> list[Case]:
+    uniform = options["uniform"]
+    return [
+        _case("net.decay", f"{scaling} scaling {_span(name)}, {name}", f"{name} / {uniform}", estimand="decay", **extra)
+        for name in options["fragmented"]
+        for scaling in get_args(Scaling)
+        for extra in ({"fragmented": name, "uniform": uniform, "scaling": scaling},)
+    ]
+
+
+def _supernode_cases(_: dict[str, Any]) -> list[Case]:
+    case = partial(_case, "net.supernode")
+    shape, announced = " / ".join(SYSTEMS), " / ".join(ANNOUNCED)
+    peak = partial(case, estimand="peak")
+    training = partial(case, shape=shape, estimand="training", systems=SYSTEMS, clusters=CLUSTERS)
+    return [
+        *(peak(f"peak bf16{text}", shape, systems=SYSTEMS, per=per) for per, text in PER.items()),
+        *(training(f"modelled training{text}", per=per) for per, text in PER.items()),
+        *(peak(f"peak bf16{PER[per]}, announced", announced, systems=ANNOUNCED, per=per) for per in ("system", "chip")),
+    ]
+
+
+def _power_cases(_: dict[str, Any]) -> list[Case]:
+    claim, shape = "net.supernode_power", " / ".join(SYSTEMS)
+    return [
+        _case(claim, "peak bf16", shape, estimand="joule_per_flop", systems=SYSTEMS),
+        _case(claim, "modelled training", shape, estimand="joule_per_token", systems=SYSTEMS, clusters=CLUSTERS),
+        _case(claim, "peak bf16, announced", " / ".join(ANNOUNCED), estimand="unpublished_power", systems=ANNOUNCED),
+    ]
+
+
+def _price_cases(_: dict[str, Any]) -> list[Case]:
+    common = {"estimand": "electricity_cost", "systems": SYSTEMS, "clusters": CLUSTERS}
+    shape = " / ".join(SYSTEMS)
+    return [_case("net.cheap_power", pair.name, shape, pair=pair.name, **common) for pair in prices().pair]
+
+
+_CASES: dict[str, Callable[[dict[str, Any]], list[Case]]] = {
+    "net.decay": _decay_cases,
+    "net.supernode": _supernode_cases,
+    "net.supernode_power": _power_cases,
+    "net.cheap_power": _price_cases,
+}
+
+_ESTIMANDS: dict[str, Callable[[dict[str, Any]], Facts]] = {
+    "decay": lambda p: estimands.decay(p["fragmented"], p["uniform"], p["scaling"]),
+    "peak": lambda p: estimands.peak(*_two(p["systems"]), p["per"]),
+    "training": lambda p: estimands.training(_two(p["clusters"]), _two(p["systems"]), p["per"]),
+    "joule_per_flop": lambda p: estimands.joule_per_flop(*p["systems"]),
+    "joule_per_token": lambda p: estimands.joule_per_token(_two(p["clusters"]), _two(p["systems"])),
+    "unpublished_power": lambda p: estimands.unpublished_power(*p["systems"]),
+    "electricity_cost": lambda p: estimands.electricity_cost(_two(p["clusters"]), _two(p["systems"]), p["pair"]),
+}
+
+
+def _case(claim: str, regime: str, shape: str, **params: Any) -> Case:
+    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in params.items()}
+    return Case(
+        id=f"{WORKLOAD}/{claim}/{regime.replace(', ', '-').replace(' ', '-')}",
+        workload=WORKLOAD,
+        variant=claim,
+        shape=shape,
+        regime=regime,
+        backend="model",
+        device="published",
+        dtype="bf16",
+        params=listed,
+    )
+
+
+def _skipped() -> Skipped:
+    case = _case("net.supernode", "modelled MoE inference", " / ".join(SYSTEMS), systems=SYSTEMS)
+    return Skipped(case=case, reason=NO_INFERENCE)
+
+
+def _details(params: dict[str, Any]) -> dict[str, Any]:
+    """What the numbers rest on: assumed inputs of the cluster files, and notes of the systems."""
+    clusters = [*params.get("clusters", ()), *(params[key] for key in ("fragmented", "uniform") if key in params)]
+    return {
+        "assumptions": {name: load(name).assumptions() for name in clusters},
+        "notes": {name: hardware(name).note for name in params.get("systems", ())},
+    }
+
+
+def _span(name: str) -> str:
+    cluster = load(name)
+    return f"{cluster.first_devices}-{cluster.last_devices}"
+
+
+def _two(names: list[str]) -> tuple[str, str]:
+    first, second = names
+    return first, second

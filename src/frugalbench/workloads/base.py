@@ -1,0 +1,72 @@
+"""What every workload builder provides. Builders run inside a worker, one arm each.
+
+A builder module is listed in :data:`frugalbench.workloads.BUILDERS` under its workload's name and has
+
+``load(arm, context) -> Loaded``
+    allocates and fills the arm's object (weights, graph, ranks). Runs once, with the baton.
+``reference(case, context) -> dict[str, numpy.ndarray]``
+    the float64 answer, written independently of the arms; leading axis = position in the rotation.
+``reference_key(case) -> str``
+    cases with equal keys share one reference.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from frugalbench.schema import Artefact, Case, Quantity
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a builder needs to know beside its arm."""
+
+    seed: int
+    threads: int
+    device: str
+    cache_dir: Path
+    """Outlives the run: exported and compiled artefacts, keyed by the content that made them."""
+    scratch_dir: Path
+    """This run's own: references and temporary files."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One case, ready to be called."""
+
+    call: Callable[[int], object]
+    """Computes position ``index % rotation``. Timed. Does all the work that a user would wait for."""
+    output: Callable[[int], Arrays]
+    """Runs the very same computation at ``index`` and returns its results as numpy arrays. Not timed."""
+    rotation: int
+    """How many distinct inputs (and weights) are cycled through."""
+    synchronize: Callable[[], None] = lambda: None
+    own_definition: Callable[[int], Arrays] | None = None
+    """For lossy formats: the float64 answer of what is *stored* (dequantised weights), computed apart.
+    The arm is then checked against it with the case's tolerance, and its distance to the unquantised
+    reference is the fact ``output_error``, which must stay below ``params['format_tolerance']``."""
+    facts: dict[str, Quantity] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Loaded(Protocol):
+    """An arm's object in memory."""
+
+    artefacts: tuple[Artefact, ...]
+
+    def bind(self, case: Case) -> Bound:
+        """Make ``case`` callable. Raises ``RuntimeError`` with one plain sentence when it cannot run."""
+        ...
+
+    def close(self) -> None:
+        """Release what the operating system would not (child processes, temporary files)."""
+        ...
+
+
+class SilentFallback(RuntimeError):
+    """Something else than what was asked for did the work."""

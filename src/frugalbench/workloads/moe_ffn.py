@@ -1,0 +1,219 @@
+"""Builder of the expert feed-forward layer and its dense twins. Shapes and inputs: ``specs/moe_ffn.py``."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
+from frugalbench.specs import moe_ffn as spec
+from frugalbench.workloads.base import Arrays, Bound, Context
+from frugalbench.workloads.layers import ffn
+
+
+class LoadedFfn:
+    """``copies`` layers of one variant."""
+
+    artefacts: tuple[Artefact, ...] = ()
+
+    def __init__(self, arm: Arm, context: Context):
+        params = arm.cases[0].params
+        self.context = context
+        self.layers = [_layer(arm.cases[0].variant, params, context, copy) for copy in range(params["copies"])]
+
+    def bind(self, case: Case) -> Bound:
+        """Make a regime callable."""
+        device, seed = self.context.device, self.context.seed
+        tokens = torch.from_numpy(spec.token_batches(seed, case.params, case.regime)).to(device)
+        step = self._training(case) if case.regime == "training" else _forward
+        rotation = spec.rotation(case.params, case.regime)
+        layers, batches = self.layers, len(tokens)
+
+        def call(index: int) -> object:
+            index %= rotation
+            return step(layers[index % len(layers)], tokens[index % batches])
+
+        return Bound(
+            call=call,
+            output=lambda index: self._output(case, call, index % rotation),
+            rotation=rotation,
+            synchronize=torch.cuda.synchronize if device == "cuda" else _nothing,
+            facts={"weight_bytes": self._weight_bytes()},
+            details=self._details(case, tokens),
+        )
+
+    def _training(self, case: Case) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+        upstream_TD = torch.from_numpy(spec.upstream(self.context.seed, case.params)).to(self.context.device)
+
+        def step(layer: Any, x_TD: torch.Tensor) -> torch.Tensor:
+            for parameter in layer.parameters():
+                parameter.grad = None
+            x_TD = x_TD.detach().requires_grad_()
+            y_TD: torch.Tensor = layer(x_TD)
+            y_TD.backward(upstream_TD)
+            layer.last = (x_TD, y_TD)
+            return y_TD
+
+        return step
+
+    def _output(self, case: Case, call: Callable[[int], Any], index: int) -> Arrays:
+        y_TD = call(index)
+        outputs = {"y": y_TD.detach().cpu().numpy()}
+        if case.regime != "training":
+            return outputs
+        layer = self.layers[index % len(self.layers)]
+        outputs["x_grad"] = layer.last[0].grad.cpu().numpy()
+        return outputs | gradient_probes(layer.gradients(), self.context.seed)
+
+    def _weight_bytes(self) -> Quantity:
+        stored = sum(p.numel() * p.element_size() for p in self.layers[0].parameters())
+        return Quantity(value=float(stored), unit="byte", tier=Tier.MEASURED, source="stored tensors of one layer")
+
+    def _details(self, case: Case, tokens: torch.Tensor) -> dict[str, Any]:
+        details: dict[str, Any] = {"implementation": self.layers[0].implementation}
+        if not case.params["d_ff"]:
+            details["router_histogram"] = _histogram(self.layers[0], tokens)
+        return details
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
+
+
+def load(arm: Arm, context: Context) -> LoadedFfn:
+    """Allocate and fill the arm's layers."""
+    return LoadedFfn(arm, context)
+
+
+def _layer(variant: str, params: dict[str, Any], context: Context, copy: int) -> Any:
+    if params["d_ff"]:
+        return ffn.Dense(_tensors(spec.dense_weights(context.seed, params, copy), context))
+    weights = _tensors(spec.expert_weights(context.seed, params, copy), context)
+    weights |= _tensors({"router": spec.router_weights(context.seed, params)}, context)
+    kind = ffn.TransformersMoe if variant == "moe-transformers" else ffn.SortedMoe
+    return kind(weights, params["top_k"])
+
+
+def _tensors(arrays: Arrays, context: Context) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array).to(context.device) for name, array in arrays.items()}
+
+
+def _forward(layer: Any, x_TD: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        y_TD: torch.Tensor = layer(x_TD)
+    return y_TD
+
+
+def _nothing() -> None:
+    return None
+
+
+def _histogram(layer: Any, tokens: torch.Tensor) -> list[int]:
+    with torch.inference_mode():
+        logits = tokens.reshape(-1, tokens.shape[-1]) @ layer.weights["router"].T
+        chosen = logits.topk(layer.top_k).indices.flatten()
+        counts: list[int] = torch.bincount(chosen, minlength=len(layer.weights["router"])).tolist()
+    return counts
+
+
+def gradient_probes(gradients: dict[str, torch.Tensor], seed: int) -> Arrays:
+    """Each weight gradient times a fixed random vector along its last axis."""
+    return {
+        f"{name}_grad": gradient.double().cpu().numpy() @ spec.probe(seed, gradient.shape[-1])
+        for name, gradient in gradients.items()
+    }
+
+
+def reference_key(case: Case) -> str:
+    """Both MoE arms compute the same function; each dense twin its own."""
+    return json.dumps([spec.WORKLOAD, case.regime, case.params], sort_keys=True)
+
+
+def reference(case: Case, context: Context) -> Arrays:
+    """Float64 answers, leading axis = rotation."""
+    rows = [_answer(case, context.seed, index) for index in range(spec.rotation(case.params, case.regime))]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _answer(case: Case, seed: int, index: int) -> Arrays:
+    params = case.params
+    batches = spec.token_batches(seed, params, case.regime)
+    x_TD = batches[index % len(batches)].astype(np.float64)
+    copy = index % params["copies"]
+    if case.regime == "training":
+        return _gradients(params, seed, x_TD, copy)
+    if params["d_ff"]:
+        weights = spec.dense_weights(seed, params, copy)
+        return {"y": _swiglu(x_TD, weights["gate_up"], weights["down"])}
+    return {"y": sum_experts(params, seed, x_TD, copy)}
+
+
+def _swiglu(x_TD: np.ndarray, gate_up: np.ndarray, down: np.ndarray) -> np.ndarray:
+    gate_TF, up_TF = np.split(x_TD @ gate_up.astype(np.float64).T, 2, axis=1)
+    hidden_TF = gate_TF / (1 + np.exp(-gate_TF)) * up_TF
+    y_TD: np.ndarray = hidden_TF @ down.astype(np.float64).T
+    return y_TD
+
+
+def route(params: dict[str, Any], seed: int, x_TD: np.ndarray) -> np.ndarray:
+    """T x E mixing weights in float64: softmax over all experts, the top k kept and renormalised."""
+    logits_TE = x_TD @ spec.router_weights(seed, params).astype(np.float64).T
+    kept_TK = np.argsort(-logits_TE, axis=1)[:, : params["top_k"]]
+    odds_TE = np.exp(logits_TE - logits_TE.max(axis=1, keepdims=True))
+    mixing_TE = np.zeros_like(odds_TE)
+    np.put_along_axis(mixing_TE, kept_TK, np.take_along_axis(odds_TE, kept_TK, axis=1), axis=1)
+    return mixing_TE / mixing_TE.sum(axis=1, keepdims=True)
+
+
+def sum_experts(params: dict[str, Any], seed: int, x_TD: np.ndarray, copy: int) -> np.ndarray:
+    """T x D: the definition of a mixture, expert by expert over the tokens that it serves."""
+    weights = spec.expert_weights(seed, params, copy)
+    mixing_TE = route(params, seed, x_TD)
+    y_TD = np.zeros_like(x_TD)
+    for expert in np.flatnonzero(mixing_TE.any(axis=0)):
+        served = mixing_TE[:, expert] > 0
+        answer = _swiglu(x_TD[served], weights["gate_up"][expert], weights["down"][expert])
+        y_TD[served] += mixing_TE[served, expert, None] * answer
+    return y_TD
+
+
+def _gradients(params: dict[str, Any], seed: int, x_TD: np.ndarray, copy: int) -> Arrays:
+    """Forward and backward by float64 autograd of a formulation that none of the arms uses."""
+    x = torch.from_numpy(x_TD).requires_grad_()
+    weights = {name: tensor.requires_grad_() for name, tensor in _double_weights(params, seed, copy)}
+    y = _dense_double(x, weights) if params["d_ff"] else _mixture_double(x, weights, params["top_k"])
+    y.backward(torch.from_numpy(spec.upstream(seed, params)).double())
+    gradients = {name: tensor.grad for name, tensor in weights.items() if tensor.grad is not None}
+    assert x.grad is not None
+    return {"y": y.detach().numpy(), "x_grad": x.grad.numpy()} | gradient_probes(gradients, seed)
+
+
+def _double_weights(params: dict[str, Any], seed: int, copy: int) -> Iterator[tuple[str, torch.Tensor]]:
+    arrays = spec.dense_weights(seed, params, copy) if params["d_ff"] else spec.expert_weights(seed, params, copy)
+    if not params["d_ff"]:
+        arrays["router"] = spec.router_weights(seed, params)
+    for name, array in arrays.items():
+        yield name, torch.from_numpy(array).double()
+
+
+def _dense_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    gate_up, down = weights["gate_up"], weights["down"]
+    width = down.shape[1]
+    gate_TF, up_TF = x_TD @ gate_up[:width].T, x_TD @ gate_up[width:].T
+    y_TD: torch.Tensor = (gate_TF * torch.sigmoid(gate_TF) * up_TF) @ down.T
+    return y_TD
+
+
+def _mixture_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor], top_k: int) -> torch.Tensor:
+    """Every expert on every token, mixed by a T x E matrix that is zero where a token does not go."""
+    logits_TE = x_TD @ weights["router"].T
+    kept = torch.zeros_like(logits_TE).scatter(1, logits_TE.topk(top_k).indices, 1.0)
+    odds_TE = torch.softmax(logits_TE, dim=1) * kept
+    mixing_TE = odds_TE / odds_TE.sum(dim=1, keepdim=True)
+    width = weights["down"].shape[2]
+    both_TEF = torch.einsum("td,efd->tef", x_TD, weights["gate_up"])
+    gate_TEF, up_TEF = both_TEF[..., :width], both_TEF[..., width:]
+    hidden_TEF = gate_TEF * torch.sigmoid(gate_TEF) * up_TEF * mixing_TE[..., None]
+    y_TD: torch.Tensor = torch.einsum("tef,edf->td", hidden_TEF, weights["down"])
+    return y_TD

@@ -1,0 +1,191 @@
+"""Builder of ``quantized_linear``: y_MN = x_MK @ w_NK.T in the formats of :mod:`frugalbench.specs.quantized_linear`.
+
+Position ``i`` of the rotation uses matrix ``i`` and input ``i % DISTINCT_INPUTS``. Outputs are reduced before they are
+compared (:func:`~frugalbench.workloads.layers.quant_values.projection`), so that checking prefill costs little.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
+from frugalbench.workloads.base import Arrays, Bound, Context
+from frugalbench.workloads.layers.quant_stored import Source, Stored, fingerprint, multiply
+from frugalbench.workloads.layers.quant_values import DISTINCT_INPUTS, digest, inputs, projection, weights
+
+REFERENCE_COPIES = 4
+"""The unquantised answer is computed for the first so many positions; each arm checks those that it has."""
+
+
+class Linear(Protocol):
+    """One format in one library, holding its copies of the weights."""
+
+    artefacts: tuple[Artefact, ...]
+    lossy: bool
+    kernel: str
+
+    def prepare(self, x_MK: np.ndarray) -> Any: ...
+    def run(self, copy: int, x: Any) -> Any: ...
+    def to_numpy(self, y: Any) -> np.ndarray: ...
+    def stored(self, copy: int) -> Stored: ...
+    def stored_bytes(self) -> int: ...
+    def activations(self, x_MK: np.ndarray) -> np.ndarray: ...
+    def threads(self) -> int: ...
+    def synchronize(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def load(arm: Arm, context: Context) -> "QuantizedLinear":
+    """Fill, quantise and hold the arm's matrices, one at a time. Raises ``RuntimeError`` for an unknown scheme."""
+    case = arm.cases[0]
+    p = case.params
+    source = partial(_source, p["seed"], p["n"], p["k"])
+    if "torch" in arm.imports:
+        import torch
+
+        torch.set_num_threads(context.threads)
+    return QuantizedLinear(_linear(case, source, context), arm, context)
+
+
+def reference(case: Case, context: Context) -> Arrays:
+    """Float64 answer with unquantised weights, for the first positions: ``tokens`` (r, c, n), ``signed_sum`` (r, n)."""
+    p = case.params
+    rows = []
+    for position in range(REFERENCE_COPIES):
+        x_CK = projection(p["m"]) @ inputs(p["seed"], position, p["m"], p["k"]).astype(np.float64)
+        w_NK = _source(p["seed"], p["n"], p["k"], position)
+        rows.append(digest(x_CK @ w_NK.astype(np.float64).T))
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def reference_key(case: Case) -> str:
+    """Shape, tokens and seed: every variant shares the reference."""
+    p = case.params
+    return f"quantized_linear-{p['n']}x{p['k']}-m{p['m']}-seed{p['seed']}"
+
+
+@dataclass
+class QuantizedLinear:
+    """An arm's matrices in memory."""
+
+    linear: Linear
+    arm: Arm
+    context: Context
+    _known: dict[int, dict[str, Arrays]] = field(default_factory=dict)
+
+    @property
+    def artefacts(self) -> tuple[Artefact, ...]:
+        """Weight files, for the runtime that loads them."""
+        return self.linear.artefacts
+
+    def bind(self, case: Case) -> Bound:
+        """Make one regime callable."""
+        p = case.params
+        rotation = p["copies"]
+        run, prepare = self.linear.run, self.linear.prepare
+        prepared = [prepare(self._input(case, i)) for i in range(min(rotation, DISTINCT_INPUTS))]
+
+        def call(index: int) -> object:
+            copy = index % rotation
+            return run(copy, prepared[copy % DISTINCT_INPUTS])
+
+        return Bound(
+            call=call,
+            output=lambda index: digest(projection(p["m"]) @ self._result(call, index)),
+            rotation=rotation,
+            synchronize=self.linear.synchronize,
+            own_definition=(lambda i: self._definition(case, i % rotation)) if self.linear.lossy else None,
+            facts=self._facts(case),
+            details=self._details(case),
+        )
+
+    def close(self) -> None:
+        """Release what the library holds."""
+        self.linear.close()
+
+    def _input(self, case: Case, position: int) -> np.ndarray:
+        return inputs(case.params["seed"], position, case.params["m"], case.params["k"])
+
+    def _result(self, call: Callable[[int], object], index: int) -> np.ndarray:
+        return self.linear.to_numpy(call(index)).astype(np.float64)
+
+    def _definition(self, case: Case, copy: int) -> Arrays:
+        """Answer of what is stored, for one copy. Computed for all regimes at once and kept for later workers."""
+        if copy not in self._known:
+            self._known[copy] = self._define(copy)
+        return self._known[copy][case.id]
+
+    def _define(self, copy: int) -> dict[str, Arrays]:
+        """Read the answer that this run already computed for the very same stored bytes and inputs, or compute it."""
+        stored = self.linear.stored(copy)
+        x_CK = np.vstack([self._projected(case, copy) for case in self.arm.cases])
+        path = self.context.scratch_dir / f"quantized_linear-{stored.fingerprint()}-{fingerprint(x_CK)}-{copy}.npy"
+        if path.exists():
+            y_CN = np.load(path)
+        else:
+            p = self.arm.cases[0].params
+            y_CN = multiply(stored, _source(p["seed"], p["n"], p["k"], copy), x_CK)
+            _save(path, y_CN)
+        return self._split(y_CN)
+
+    def _projected(self, case: Case, copy: int) -> np.ndarray:
+        return np.asarray(projection(case.params["m"]) @ self.linear.activations(self._input(case, copy)))
+
+    def _split(self, y_CN: np.ndarray) -> dict[str, Arrays]:
+        ends = np.cumsum([len(projection(case.params["m"])) for case in self.arm.cases])
+        parts = np.split(y_CN, ends[:-1])
+        return {case.id: digest(part) for case, part in zip(self.arm.cases, parts, strict=True)}
+
+    def _facts(self, case: Case) -> dict[str, Quantity]:
+        p = case.params
+        return {
+            "weight_bytes": _bytes(self.linear.stored_bytes(), "codes, scales and zero points as stored"),
+            "bf16_bytes": _bytes(2 * p["n"] * p["k"], "2 bytes per weight"),
+        }
+
+    def _details(self, case: Case) -> dict[str, Any]:
+        found = {"kernel": self.linear.kernel, "threads": self.linear.threads()}
+        placement = getattr(self.linear, "placement", None)
+        return {**found, "placement": placement(self._input(case, 0))} if placement else found
+
+
+def _source(seed: int, n: int, k: int, copy: int) -> np.ndarray:
+    return weights(seed, copy, n, k)
+
+
+def _bytes(value: float, source: str) -> Quantity:
+    return Quantity(value=float(value), unit="byte", tier=Tier.MEASURED, source=source)
+
+
+def _linear(case: Case, source: Source, context: Context) -> Linear:
+    p = case.params
+    copies, scheme = p["copies"], p["scheme"]
+    if case.backend == "onnxruntime":
+        from frugalbench.workloads.layers.quant_ort import OrtLinear, Spec
+
+        spec = Spec(p["n"], p["k"], p["bits"], p["group_size"] or 0, p["accuracy_level"], p["seed"])
+        return OrtLinear(source, copies, spec, context.threads, context.cache_dir, context.scratch_dir)
+    if case.backend == "bitsandbytes":
+        from frugalbench.workloads.layers.quant_bnb import BitsAndBytes
+
+        return BitsAndBytes(source, copies, scheme, context.device)
+    from frugalbench.workloads.layers.quant_torch import TorchDense, TorchDynamicInt8
+
+    if scheme == "int8":
+        return TorchDynamicInt8(source, copies)
+    if scheme not in ("float32", "bfloat16"):
+        raise RuntimeError(f"no torch layer stores weights as {scheme}")
+    return TorchDense(source, copies, scheme, context.device)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".npy")
+    with os.fdopen(handle, "wb") as file:
+        np.save(file, array)
+    Path(name).replace(path)

@@ -1,0 +1,145 @@
+"""A silent way back to the CPU is caught, whichever way the runtime takes it. ONNX Runtime is faked at its boundary."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from frugalbench.backends import onnxruntime, torch_eager
+from frugalbench.backends.base import Options, Placement, content_key, locked, recall, remember
+from frugalbench.workloads.base import SilentFallback
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+FLOAT, INDEX = [{"float": [1, 2]}], [{"int64": [2]}]
+
+
+def node(name, provider, tensors, op="MatMul"):
+    facts = {"provider": provider, "op_name": op, "input_type_shape": tensors, "output_type_shape": tensors}
+    return {"cat": "Node", "name": f"{name}_kernel_time", "args": facts}
+
+
+class FakeRuntime:
+    """Enough of the package ``onnxruntime``: opens sessions, writes the profile of a run."""
+
+    def __init__(self, events, available=(CUDA, CPU), opens=None, refuses_strict=False):
+        self.events, self.available, self.opens, self.refuses = events, available, opens, refuses_strict
+        self.sessions = []
+
+    def get_available_providers(self):
+        return list(self.available)
+
+    def SessionOptions(self):  # noqa: N802
+        entries = {}
+        return SimpleNamespace(entries=entries, add_session_config_entry=entries.__setitem__, enable_profiling=False)
+
+    def InferenceSession(self, _model, settings, providers):  # noqa: N802
+        if self.refuses and settings.entries:
+            raise ValueError("This session contains graph nodes assigned to the CPU, but fallback has been disabled\nx")
+        self.sessions.append(FakeSession(self, settings, providers))
+        return self.sessions[-1]
+
+
+class FakeSession:
+    def __init__(self, runtime, settings, providers):
+        self.runtime, self.settings = runtime, settings
+        self.providers = [item if isinstance(item, str) else item[0] for item in providers]
+
+    def get_providers(self):
+        return self.runtime.opens or self.providers
+
+    def get_session_options(self):
+        return self.settings
+
+    def run(self, _names, feed):
+        assert set(feed) == {"x"}
+
+    def end_profiling(self):
+        path = f"{self.settings.profile_file_prefix}.json"
+        with open(path, "w") as out:  # noqa: PTH123
+            json.dump([{"cat": "Session", "name": "run"}, *self.runtime.events], out)
+        return path
+
+
+def load(monkeypatch, tmp_path, runtime, device="cuda"):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", runtime)
+    options = Options(threads=2, device=device, cache_dir=tmp_path, key="k", inputs=("x",), outputs=("y",))
+    return onnxruntime.load(tmp_path / "m.onnx", options, [{"x": np.ones(2, np.float32)}])
+
+
+def test_cuda_session_forbids_fallback(monkeypatch, tmp_path):
+    runtime = FakeRuntime([node("a", CUDA, FLOAT), node("b", CUDA, FLOAT)])
+    runnable = load(monkeypatch, tmp_path, runtime)
+    final = runtime.sessions[-1]
+    assert final.settings.entries == {"session.disable_cpu_ep_fallback": "1"}
+    assert final.providers == [CUDA]
+    assert not final.settings.enable_profiling
+    assert (final.settings.intra_op_num_threads, final.settings.inter_op_num_threads) == (2, 1)
+    assert runnable.placement().share_asked == 1.0
+
+
+def test_provider_that_is_not_there(monkeypatch, tmp_path):
+    with pytest.raises(RuntimeError, match="has no CUDAExecutionProvider: pip install onnxruntime-gpu"):
+        load(monkeypatch, tmp_path, FakeRuntime([], available=(CPU,)))
+
+
+def test_provider_listed_but_dropped_on_opening(monkeypatch, tmp_path):
+    with pytest.raises(SilentFallback, match="opened CPUExecutionProvider"):
+        load(monkeypatch, tmp_path, FakeRuntime([node("a", CPU, FLOAT)], opens=[CPU]))
+
+
+def test_compute_on_the_cpu_is_a_fallback(monkeypatch, tmp_path):
+    runtime = FakeRuntime([node("a", CUDA, FLOAT), node("b", CPU, FLOAT)], refuses_strict=True)
+    with pytest.raises(SilentFallback, match="1 of 2 compute nodes did not run there, for one b on CPUExecution"):
+        load(monkeypatch, tmp_path, runtime)
+
+
+def test_shape_arithmetic_on_the_cpu_is_none(monkeypatch, tmp_path):
+    runtime = FakeRuntime([node("a", CUDA, FLOAT), node("s", CPU, INDEX, "Shape")], refuses_strict=True)
+    runnable = load(monkeypatch, tmp_path, runtime)
+    assert runnable.placement().ran_as_asked
+    assert runnable.placement().share_asked == 0.5
+    assert runnable.details["fallback_disabled"] is False
+    assert runnable.placement().histogram() == {CUDA: {"MatMul": 1}, CPU: {"Shape": 1}}
+
+
+def test_provider_that_runs_no_node(monkeypatch, tmp_path):
+    with pytest.raises(SilentFallback, match="every node"):
+        load(monkeypatch, tmp_path, FakeRuntime([]))
+
+
+def test_broken_file_is_no_fallback(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"not a model")
+    options = Options(threads=1, device="cpu", cache_dir=tmp_path, key="k", inputs=("x",), outputs=("y",))
+    with pytest.raises(RuntimeError, match="ONNX Runtime cannot load the model") as caught:
+        onnxruntime.load(tmp_path / "m.onnx", options, [{"x": np.ones(2, np.float32)}])
+    assert not isinstance(caught.value, SilentFallback)
+
+
+def test_torch_without_cuda(monkeypatch, tmp_path):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = Options(threads=1, device="cuda", cache_dir=tmp_path, key="k", inputs=("x",), outputs=("y",))
+    with pytest.raises(RuntimeError, match="no CUDA device"):
+        torch_eager.load(torch.nn.Identity(), options, [{"x": np.ones(2, np.float32)}])
+
+
+def test_placement_without_nodes_never_counts_as_asked():
+    assert not Placement("cpu", {}).ran_as_asked
+    assert Placement("cpu", {}).share_asked == 0.0
+
+
+def test_memory_of_a_build(tmp_path):
+    path = tmp_path / "deep" / "facts.json"
+    assert recall(path) is None
+    with locked(path.with_suffix(".lock")):
+        remember(path, {"build_s": 1.5})
+    assert recall(path) == {"build_s": 1.5}
+    path.write_text('{"build_s": 1')
+    assert recall(path) is None
+
+
+def test_content_key_ignores_order_and_sees_values():
+    assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
+    assert content_key({"a": 1}) != content_key({"a": 2})

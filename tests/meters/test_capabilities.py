@@ -1,0 +1,45 @@
+"""What doctor says, and that a stuck or crashing probe is a result."""
+
+import subprocess
+import sys
+
+from frugalbench.machine import Machine
+from frugalbench.meters.capabilities import DeepProbe, capabilities, deep_probes
+
+
+def test_every_no_says_what_is_missing():
+    for item in capabilities(Machine.detect()):
+        assert item.what and item.detail
+    by_name = {item.what: item for item in capabilities(Machine.detect())}
+    assert by_name["numpy" if "numpy" in by_name else "torch"].can
+    assert "C++ compiler" in by_name and "GPU energy (NVML)" in by_name
+
+
+def test_looking_imports_no_runtime():
+    code = (
+        "import sys; from frugalbench.machine import Machine, capabilities; capabilities(Machine.detect());"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'onnxruntime', 'numpy', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_missing_package_comes_with_its_command(monkeypatch):
+    monkeypatch.setattr(Machine, "installed", lambda _self, _package: None)
+    by_name = {item.what: item for item in capabilities(Machine.detect())}
+    assert not by_name["torch"].can and by_name["torch"].remedy == "pip install torch"
+
+
+def test_deep_probes_survive_what_they_start():
+    results = deep_probes(
+        [
+            DeepProbe("good", "print('noise'); print('42 things')"),
+            DeepProbe("raises", "raise ValueError('no such thing')"),
+            DeepProbe("dies", "import os; os.abort()"),
+            DeepProbe("hangs", "import time; time.sleep(60)", limit_s=0.5),
+        ]
+    )
+    good, raises, dies, hangs = results
+    assert good.ok and good.detail == "42 things"
+    assert not raises.ok and raises.detail == "ValueError: no such thing"
+    assert not dies.ok and "signal 6" in dies.detail
+    assert not hangs.ok and "timed out" in hangs.detail and hangs.time_s < 5

@@ -1,0 +1,119 @@
+"""Claims about clusters: cases, bounds recomputed from the data files, and no recalled figure in a ratio."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from frugalbench.cluster import estimands
+from frugalbench.cluster.hardware import hardware, prices
+from frugalbench.schema import FrugalbenchError, Record, Status, Tier, decode_record, encode
+from frugalbench.specs import cluster_model as spec
+from frugalbench.specs.base import Settings
+
+MACHINE: Any = SimpleNamespace(logical_cores=2)
+
+
+def records(**options: Any) -> dict[tuple[str, str], Record]:
+    settings = Settings(workload="cluster_model", device="cpu", threads=2, seed=0, options=options)
+    found = [spec.model(case) for case in spec.expand(settings, MACHINE).modelled]
+    return {(record.case.variant, record.case.regime): record for record in found}
+
+
+def bounds(record: Record) -> tuple[float, float, float]:
+    ratio = record.facts["ratio"]
+    assert ratio.low is not None and ratio.value is not None and ratio.high is not None
+    return ratio.low, ratio.value, ratio.high
+
+
+def test_every_case_gives_a_modelled_ratio_with_bounds_and_source() -> None:
+    found = records()
+    assert {claim for claim, _ in found} == {"net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"}
+    assert len({record.case.id for record in found.values()}) == len(found)
+    for record in found.values():
+        assert record.tier is Tier.MODELLED and record.comparison == "cluster_model" and record.replicate == 1
+        assert all(fact.source and fact.tier is Tier.MODELLED for fact in record.facts.values())
+        assert decode_record(encode(record)) == record
+        if record.status is Status.OK:
+            low, value, high = bounds(record)
+            assert 0 < low <= value <= high
+
+
+def test_peak_ratio_from_the_published_figures() -> None:
+    low, value, high = bounds(records(claims=["net.supernode"])["net.supernode", "peak bf16"])
+    assert value == pytest.approx(384 * 752 / 180000)
+    assert (low, high) == (pytest.approx(288.768 / 180), pytest.approx(307.2 / 180))
+
+
+def test_power_per_flop_takes_opposite_ends_of_both_systems() -> None:
+    low, _, high = bounds(records(claims=["net.supernode_power"])["net.supernode_power", "peak bf16"])
+    assert low == pytest.approx(500 / 307.2 / (145 / 180))
+    assert high == pytest.approx(600 / 288.768 / (120 / 180))
+
+
+def test_joules_per_token_and_throughput_per_kilowatt_are_inverse() -> None:
+    found = records()
+    low, value, high = bounds(found["net.supernode", "modelled training per kW"])
+    energy = bounds(found["net.supernode_power", "modelled training"])
+    assert energy == pytest.approx((1 / high, 1 / value, 1 / low))
+
+
+def test_electricity_breaks_even_where_cost_is_equal() -> None:
+    found = records(claims=["net.cheap_power"])
+    assert {regime for _, regime in found} == {pair.name for pair in prices().pair}
+    for record in found.values():
+        facts = record.facts
+        assert bounds(record)[1] == pytest.approx(facts["price_ratio"].value / facts["break_even_price_ratio"].value)
+
+
+def test_unpublished_power_is_a_skip_with_its_sensitivity() -> None:
+    record = records(claims=["net.supernode_power"])["net.supernode_power", "peak bf16, announced"]
+    assert record.status is Status.SKIPPED and "not published" in record.reason
+    assert record.facts["ratio"].value is None and record.facts["ratio"].low is None
+    assert record.facts["power_at_threshold_w"].value == pytest.approx(1.5 * 190e3 / 288e15 * 4481024e12)
+
+
+def test_fragmentation_is_shown_beside_the_decay_of_the_uniform_cluster() -> None:
+    for record in records(claims=["net.decay"]).values():
+        uniform, fragmented = (record.facts[f"{role}_retained"].value for role in ("uniform", "fragmented"))
+        assert fragmented < uniform < 1
+        assert record.details["assumptions"]["uniform"]
+
+
+def test_inference_is_skipped_with_a_reason() -> None:
+    settings = Settings(workload="cluster_model", device="cpu", threads=2, seed=0)
+    (skipped,) = spec.expand(settings, MACHINE).skipped
+    assert skipped.case.variant == "net.supernode" and "not modelled" in skipped.reason
+
+
+@pytest.mark.parametrize("figure", [estimands.PEAK, estimands.POWER])
+@pytest.mark.parametrize("system", spec.SYSTEMS)
+def test_a_recalled_figure_cannot_enter_a_ratio(monkeypatch: pytest.MonkeyPatch, system: str, figure: str) -> None:
+    real = hardware
+
+    def doubted(name: str) -> Any:
+        item = real(name)
+        figures = [
+            msgspec.structs.replace(f, provenance="recalled") if f.name == figure and name == system else f
+            for f in item.figure
+        ]
+        return msgspec.structs.replace(item, figure=tuple(figures))
+
+    monkeypatch.setattr(estimands, "hardware", doubted)
+    with pytest.raises(FrugalbenchError, match="recalled"):
+        estimands.joule_per_flop(*spec.SYSTEMS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unifrom": "uniform"}, "did you mean 'uniform'"),
+        ({"claims": ["net.decoy"]}, "did you mean 'net.decay'"),
+        ({"fragmented": ["fragmentd"]}, "did you mean 'fragmented'"),
+        ({"uniform": 3}, "'uniform' must be a string"),
+    ],
+)
+def test_bad_options_name_the_nearest(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(FrugalbenchError, match=message):
+        records(**options)

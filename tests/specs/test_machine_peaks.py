@@ -1,0 +1,123 @@
+"""The peaks as a workload: costs by formula, and a check that catches a kernel that does less than it says."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from frugalbench.backends import native
+from frugalbench.schema import FrugalbenchError
+from frugalbench.specs import machine_peaks as spec
+from frugalbench.specs.base import Settings
+from frugalbench.workloads import machine_peaks as workload
+from frugalbench.workloads.base import Context
+
+MACHINE = SimpleNamespace(logical_cores=2, last_level_cache_bytes=32 * 2**20)
+SMALL = {"fma_per_thread": 384 * 10, "mac_per_thread": 1024 * 10, "buffer_mib": 3}
+CONTEXT = Context(seed=1, threads=2, device="cpu", cache_dir=Path(), scratch_dir=Path())
+
+
+def expand(device="cpu", threads=2, **options):
+    return spec.expand(Settings("machine_peaks", device, threads, 1, options), MACHINE)
+
+
+def arms():
+    return expand(**SMALL).comparisons[0].arms
+
+
+def error_of(arm):
+    """As the engine has it: largest absolute error over the reference's root mean square."""
+    case = arm.cases[0]
+    bound = workload.load(arm, CONTEXT).bind(case)
+    expected = workload.reference(case, CONTEXT)
+    found = bound.output(0)
+    assert found.keys() == expected.keys()
+    return max(
+        np.abs(found[name] - expected[name][0]).max() / np.sqrt(np.mean(np.square(expected[name][0]))) for name in found
+    )
+
+
+def test_one_comparison_of_four_peaks():
+    (comparison,) = expand().comparisons
+    assert [arm.id for arm in comparison.arms] == [
+        "fp32_flop_per_s",
+        "int8_op_per_s",
+        "read_bytes_per_s",
+        "copy_bytes_per_s",
+    ]
+    assert len({arm.cases[0].id for arm in comparison.arms}) == 4
+    for arm in comparison.arms:
+        (case,) = arm.cases
+        assert arm.imports == () and case.variant == arm.id
+        assert (case.regime, case.backend, case.cost.token) == ("peak", "native", 0)
+
+
+def test_costs_follow_from_the_sizes():
+    fp32, int8, read, copy = (arm.cases[0].cost for arm in expand(threads=3, **SMALL).comparisons[0].arms)
+    assert (fp32.flop, fp32.op, fp32.traffic_bytes) == (2 * 3 * 3840, 0, 0)
+    assert (int8.op, int8.flop) == (2 * 3 * 10240, 0)
+    assert (read.traffic_bytes, copy.traffic_bytes) == (3 * 2**20, 6 * 2**20)
+
+
+@pytest.mark.parametrize(("cache_mib", "buffer_mib"), [(1, 64), (32, 128), (33, 132), (1024, 512)])
+def test_buffers_exceed_the_cache_up_to_a_cap(cache_mib, buffer_mib):
+    assert spec.buffer_mib(cache_mib * 2**20) == buffer_mib
+
+
+@pytest.mark.parametrize(("options", "problem"), [({"fma_per_thread": 100}, "384"), ({"bufer_mib": 1}, "buffer_mib")])
+def test_bad_options(options, problem):
+    with pytest.raises(FrugalbenchError, match=problem):
+        expand(**options)
+
+
+def test_another_device_is_skipped_with_a_reason():
+    expansion = expand(device="cuda")
+    assert expansion.comparisons == () and len(expansion.skipped) == 4
+    assert "cuda" in expansion.skipped[0].reason
+
+
+@pytest.mark.parametrize("arm", arms(), ids=lambda arm: arm.id)
+def test_the_kernel_agrees_with_the_closed_form(arm):
+    assert error_of(arm) == 0.0
+
+
+def test_buffers_hold_no_zeros_and_no_repeated_block():
+    words = native.aligned(3 * 2**20)
+    workload.fill(words, seed=5)
+    assert words.all() and len(np.unique(words)) > 0.99 * words.size
+
+
+def skip_work(name):
+    """A kernel that does all but the last unit of its work."""
+    honest = getattr(native.Peaks, name)
+    shorter = {
+        "fma_fp32": lambda self, threads, n: honest(self, threads, n - 384),
+        "mac_int8": lambda self, threads, n: honest(self, threads, n - 1024),
+        "read": lambda self, threads, data: honest(self, threads, data[:-8]),
+        "copy": lambda self, threads, to, source: honest(self, threads, to[:-8], source[:-8]),
+    }
+    return shorter[name]
+
+
+@pytest.mark.parametrize(
+    ("arm", "name"),
+    list(zip(arms(), ("fma_fp32", "mac_int8", "read", "copy"), strict=True)),
+    ids=lambda value: getattr(value, "id", value),
+)
+def test_a_kernel_that_skips_work_is_caught(arm, name, monkeypatch):
+    monkeypatch.setattr(native.Peaks, name, skip_work(name))
+    assert error_of(arm) > arm.cases[0].tolerance
+
+
+def test_a_copy_that_only_says_so_is_caught(monkeypatch):
+    monkeypatch.setattr(native.Peaks, "copy", lambda _self, _threads, _to, source: int(source.sum(dtype=np.uint64)))
+    assert error_of(arms()[3]) > spec.TOLERANCE
+
+
+def test_what_ran_is_recorded():
+    arm = arms()[0]
+    loaded = workload.load(arm, CONTEXT)
+    bound = loaded.bind(arm.cases[0])
+    assert bound.details["isa"] in {"portable", "avx2", "avx512", "neon"} and bound.details["threads"] == 2
+    assert loaded.artefacts[0].build_s > 0 and loaded.artefacts[0].size_bytes > 0

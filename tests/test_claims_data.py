@@ -1,0 +1,133 @@
+"""Every claim file is strict, complete and able to swing; every published figure backs a claim and has a source."""
+
+import csv
+import math
+import tomllib
+
+import msgspec
+import pytest
+
+from frugalbench import paths
+from frugalbench.schema import Claim, Coverage, ExactRatio, Modelled, NotTested, PairedRatio
+
+FILES = sorted(paths.data("claims").glob("*.toml"))
+CLAIMS = {file.stem: msgspec.convert(tomllib.loads(file.read_text("utf-8")), Claim) for file in FILES}
+TESTED = {
+    *("moe.compute", "moe.overhead", "moe.per_flop", "moe.per_watt"),
+    *("quant.memory", "quant.decode", "quant.prefill", "quant.per_watt", "quant.per_flop"),
+    *("onnx.models", "onnx.parity", "onnx.speed"),
+    *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"),
+}
+UNTESTED = {
+    *("quality.moe", "quant.accuracy_8bit", "quant.accuracy_4bit", "quant.reach", "onnx.conformance"),
+    *("adaptation.tax", "adaptation.torch", "net.hetero", "net.cross_region", "net.trillion", "net.memory_pool"),
+}
+each = pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
+
+
+def paired() -> list[Claim]:
+    return [claim for claim in CLAIMS.values() if isinstance(claim.rule, PairedRatio)]
+
+
+def test_exactly_these_claims_exist():
+    assert set(CLAIMS) == TESTED | UNTESTED
+    assert {name for name, claim in CLAIMS.items() if isinstance(claim.rule, NotTested)} == UNTESTED
+
+
+def test_an_unknown_key_is_refused():
+    text = (paths.data("claims") / "moe.compute.toml").read_text("utf-8")
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert(tomllib.loads("colour = 'red'\n" + text), Claim)
+
+
+@each
+def test_rule_has_no_key_that_the_schema_would_drop(claim):
+    rule = tomllib.loads((paths.data("claims") / f"{claim.id}.toml").read_text("utf-8"))["rule"]
+    own = {field.name for field in msgspec.structs.fields(type(claim.rule))}
+    assert set(rule) - {"kind"} <= own
+
+
+@each
+def test_file_is_named_after_its_claim(claim):
+    assert CLAIMS[claim.id] is claim
+
+
+@each
+def test_every_text_is_filled_in(claim):
+    texts = (claim.says, claim.estimand, claim.flips, *(source.document for source in claim.sources))
+    assert all(text.strip() == text and text for text in texts)
+    assert claim.sources
+    assert claim.regimes
+
+
+@each
+def test_direction_scope_and_threshold_are_sane(claim):
+    assert claim.direction in {"at_least", "at_most"}
+    assert claim.scope in {"literal", "analogue"}
+    assert math.isfinite(claim.threshold)
+    assert claim.threshold > 0
+
+
+@each
+def test_no_path_of_a_machine_and_no_hidden_reference(claim):
+    text = msgspec.json.encode(claim).decode()
+    assert "/work" not in text
+    assert "issue" not in text.lower()
+
+
+@pytest.mark.parametrize("claim", paired(), ids=lambda claim: claim.id)
+def test_paired_rules_can_be_evaluated(claim):
+    rule = claim.rule
+    assert rule.metric in {"time", "energy"}
+    assert rule.scale in {"none", "flop", "peak_share"}
+    assert rule.baselines
+    assert rule.as_shipped
+    assert set(rule.as_shipped) <= set(rule.best)
+    assert not set(rule.best) & set(rule.baselines)
+    assert claim.direction == "at_least"
+
+
+def test_thresholds_of_the_claims_list():
+    expected = {"moe.compute": 0.8, "moe.overhead": 0.9, "moe.per_flop": 0.9, "moe.per_watt": 0.8}
+    expected |= {"quant.decode": 1, "quant.prefill": 1, "quant.per_watt": 1, "quant.per_flop": 0.8, "quant.reach": 2}
+    expected |= {"quant.accuracy_8bit": 0.99, "quant.accuracy_4bit": 0.99, "quality.moe": 0.8}
+    expected |= {"onnx.models": 1, "onnx.conformance": 0.95, "onnx.parity": 1, "onnx.speed": 0.9}
+    expected |= {"adaptation.tax": 0.2, "adaptation.torch": 1, "net.decay": 0.9, "net.hetero": 0.95}
+    expected |= {"net.supernode": 1, "net.supernode_power": 1.5, "net.cheap_power": 1, "net.cross_region": 0.95}
+    expected |= {"net.trillion": 0.5, "net.memory_pool": 0.8, "quant.memory": 0.55}
+    assert {name: claim.threshold for name, claim in CLAIMS.items()} == expected
+
+
+def test_small_is_good_only_where_the_claim_says_less():
+    at_most = {name for name, claim in CLAIMS.items() if claim.direction == "at_most"}
+    less = {"quality.moe", "quant.memory", "net.decay", "net.hetero", "net.cheap_power", "net.trillion"}
+    assert at_most == less
+
+
+def test_memory_groups_cover_its_regimes():
+    claim = CLAIMS["quant.memory"]
+    assert isinstance(claim.rule, ExactRatio)
+    assert tuple(group.regime for group in claim.rule.groups) == claim.regimes
+    assert [group.threshold for group in claim.rule.groups] == [0.55, 0.32]
+
+
+def test_coverage_and_modelled_rules():
+    for claim in CLAIMS.values():
+        if isinstance(claim.rule, Coverage):
+            assert claim.regimes == ("all",)
+        if isinstance(claim.rule, Modelled):
+            assert (claim.rule.workload, claim.rule.variant) == ("cluster_model", claim.id)
+            assert claim.regimes == ("*",)
+            assert "modelled" in claim.note
+
+
+def test_published_figures_back_known_claims_and_name_their_source():
+    with paths.data("published_figures.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    for row in rows:
+        assert set(row["claims"].split()) <= set(CLAIMS)
+        assert row["claims"]
+        assert row["value"]
+        assert row["source"]
+        assert row["read_or_recalled"] in {"read", "recalled", "derived"}
