@@ -13,7 +13,7 @@ from frugalbench.paths import shipped
 from frugalbench.schema import FrugalbenchError, Frozen
 
 
-class Measure(Frozen, forbid_unknown_fields=True):
+class Measure(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a comparison is measured. Defaults are those of a careful run; ``smoke`` overrides some."""
 
     looks: tuple[int, ...] = (6, 10, 16, 24)
@@ -37,7 +37,7 @@ class Measure(Frozen, forbid_unknown_fields=True):
     energy_rounds: int = 1
 
 
-class Energy(Frozen, forbid_unknown_fields=True):
+class Energy(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which meter to read, and the declared model that stands in (tier ``modelled``) where none can be read."""
 
     meter: str = "auto"
@@ -47,7 +47,7 @@ class Energy(Frozen, forbid_unknown_fields=True):
     source: str = ""
 
 
-class Config(Frozen):
+class Config(Frozen, frozen=True, kw_only=True):
     """A whole config file."""
 
     name: str

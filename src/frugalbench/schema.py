@@ -45,7 +45,7 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Base of every stored type: immutable, keyword-only, tolerant of fields from newer minor writers."""
 
 
-class Quantity(Frozen):
+class Quantity(Frozen, frozen=True, kw_only=True):
     """A number with unit, interval and tier."""
 
     value: float | None
@@ -57,7 +57,7 @@ class Quantity(Frozen):
     """How it was obtained: a formula, a counter, a document."""
 
 
-class Cost(Frozen):
+class Cost(Frozen, frozen=True, kw_only=True):
     """What one call of a case computes, by formula from its shape.
 
     ``flop`` counts executed floating-point operations (a multiply-add is 2); integer work is ``op``.
@@ -75,7 +75,7 @@ class Cost(Frozen):
     active_parameters: int = 0
 
 
-class Case(Frozen):
+class Case(Frozen, frozen=True, kw_only=True):
     """The unit that is measured: workload x variant x shape x regime x backend x device."""
 
     id: str
@@ -95,7 +95,7 @@ class Case(Frozen):
     """Names of the measured peaks that bound it, e.g. ``fp32_flop_per_s``, ``read_bytes_per_s``."""
 
 
-class Arm(Frozen):
+class Arm(Frozen, frozen=True, kw_only=True):
     """Cases that share one loaded object, in one worker."""
 
     id: str
@@ -106,7 +106,7 @@ class Arm(Frozen):
     """Estimate of what the loaded arm holds, for planning."""
 
 
-class Comparison(Frozen):
+class Comparison(Frozen, frozen=True, kw_only=True):
     """Arms measured against each other, turn by turn."""
 
     id: str
@@ -116,14 +116,14 @@ class Comparison(Frozen):
     """Rough time for one replicate, for planning."""
 
 
-class Skipped(Frozen):
+class Skipped(Frozen, frozen=True, kw_only=True):
     """A case that will not be measured, and why."""
 
     case: Case
     reason: str
 
 
-class Plan(Frozen):
+class Plan(Frozen, frozen=True, kw_only=True):
     """The ordered, seeded list of comparisons that a config expands to."""
 
     seed: int
@@ -133,7 +133,7 @@ class Plan(Frozen):
     """Cases that are computed by a model, not measured."""
 
 
-class Environment(Frozen):
+class Environment(Frozen, frozen=True, kw_only=True):
     """What the machine did during one timed window."""
 
     wall_s: float
@@ -152,7 +152,7 @@ class Environment(Frozen):
     throttled: bool | None = None
 
 
-class Sample(Frozen):
+class Sample(Frozen, frozen=True, kw_only=True):
     """One timed value: the mean time of ``calls`` calls in one window of one turn."""
 
     round: int
@@ -167,7 +167,7 @@ class Sample(Frozen):
     """Why the environment spoilt this sample; ``None`` when it did not."""
 
 
-class Reading(Frozen):
+class Reading(Frozen, frozen=True, kw_only=True):
     """One energy observation over one window, which is also timed."""
 
     joule: float | None
@@ -185,7 +185,7 @@ class Reading(Frozen):
     """Why the window is poisoned; its joules are then ``None``."""
 
 
-class Verification(Frozen):
+class Verification(Frozen, frozen=True, kw_only=True):
     """The output check that precedes every timing."""
 
     error: float | None
@@ -195,7 +195,7 @@ class Verification(Frozen):
     """What was compared with what."""
 
 
-class Artefact(Frozen):
+class Artefact(Frozen, frozen=True, kw_only=True):
     """Something exported or compiled before timing, accounted apart from it."""
 
     name: str
@@ -205,7 +205,7 @@ class Artefact(Frozen):
     size_bytes: float | None = None
 
 
-class Warmup(Frozen):
+class Warmup(Frozen, frozen=True, kw_only=True):
     """How the steady state was found."""
 
     calls: int
@@ -215,7 +215,7 @@ class Warmup(Frozen):
     """Time per call at the end of it."""
 
 
-class Worker(Frozen):
+class Worker(Frozen, frozen=True, kw_only=True):
     """The process that executed an arm."""
 
     pid: int
@@ -227,7 +227,7 @@ class Worker(Frozen):
     libraries: dict[str, str] = {}
 
 
-class Record(Frozen):
+class Record(Frozen, frozen=True, kw_only=True):
     """One immutable line per worker and case."""
 
     schema_version: int
@@ -257,7 +257,7 @@ class Record(Frozen):
     """Plain data beside the facts: router histogram, node placement, operator list, notes."""
 
 
-class Decision(Frozen):
+class Decision(Frozen, frozen=True, kw_only=True):
     """What ``decide`` says of a comparison after a planned look."""
 
     stop: bool
@@ -265,7 +265,7 @@ class Decision(Frozen):
     reason: str
 
 
-class Harness(Frozen):
+class Harness(Frozen, frozen=True, kw_only=True):
     """What the harness itself cost."""
 
     wall_s: float
@@ -274,7 +274,7 @@ class Harness(Frozen):
     peak_pss_bytes: float | None = None
 
 
-class Manifest(Frozen):
+class Manifest(Frozen, frozen=True, kw_only=True):
     """The other half of a run directory: what was asked, where, and with what."""
 
     schema_version: int
@@ -298,14 +298,14 @@ class Manifest(Frozen):
     notes: tuple[str, ...] = ()
 
 
-class Source(Frozen, forbid_unknown_fields=True):
+class Source(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a claim is made."""
 
     document: str
     place: str = ""
 
 
-class PairedRatio(Frozen, tag="paired_ratio", tag_field="kind", forbid_unknown_fields=True):
+class PairedRatio(Frozen, frozen=True, kw_only=True, tag="paired_ratio", tag_field="kind", forbid_unknown_fields=True):
     """Speed or tokens per joule of a candidate over each baseline, from paired rounds.
 
     ``scale`` turns the ratio into the estimand: ``none`` leaves it; ``flop`` multiplies it by
@@ -323,7 +323,7 @@ class PairedRatio(Frozen, tag="paired_ratio", tag_field="kind", forbid_unknown_f
     scale: str = "none"
 
 
-class ExactGroup(Frozen, forbid_unknown_fields=True):
+class ExactGroup(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Variants of an exact rule that share a threshold."""
 
     regime: str
@@ -331,7 +331,7 @@ class ExactGroup(Frozen, forbid_unknown_fields=True):
     threshold: float
 
 
-class ExactRatio(Frozen, tag="exact_ratio", tag_field="kind", forbid_unknown_fields=True):
+class ExactRatio(Frozen, frozen=True, kw_only=True, tag="exact_ratio", tag_field="kind", forbid_unknown_fields=True):
     """Ratio of two exact facts of one record; no interval."""
 
     workload: str
@@ -340,7 +340,7 @@ class ExactRatio(Frozen, tag="exact_ratio", tag_field="kind", forbid_unknown_fie
     groups: tuple[ExactGroup, ...]
 
 
-class Coverage(Frozen, tag="coverage", tag_field="kind", forbid_unknown_fields=True):
+class Coverage(Frozen, frozen=True, kw_only=True, tag="coverage", tag_field="kind", forbid_unknown_fields=True):
     """Share of cases for which a fact holds (value 1); a failed case does not hold."""
 
     workload: str
@@ -349,7 +349,7 @@ class Coverage(Frozen, tag="coverage", tag_field="kind", forbid_unknown_fields=T
     """Empty: all variants."""
 
 
-class Modelled(Frozen, tag="modelled", tag_field="kind", forbid_unknown_fields=True):
+class Modelled(Frozen, frozen=True, kw_only=True, tag="modelled", tag_field="kind", forbid_unknown_fields=True):
     """A ratio that a model computed, with its interval, one verdict per regime."""
 
     workload: str
@@ -357,7 +357,7 @@ class Modelled(Frozen, tag="modelled", tag_field="kind", forbid_unknown_fields=T
     fact: str = "ratio"
 
 
-class NotTested(Frozen, tag="not_tested", tag_field="kind", forbid_unknown_fields=True):
+class NotTested(Frozen, frozen=True, kw_only=True, tag="not_tested", tag_field="kind", forbid_unknown_fields=True):
     """No workload tests the claim yet."""
 
     reason: str
@@ -366,7 +366,7 @@ class NotTested(Frozen, tag="not_tested", tag_field="kind", forbid_unknown_field
 Rule = PairedRatio | ExactRatio | Coverage | Modelled | NotTested
 
 
-class Claim(Frozen, forbid_unknown_fields=True):
+class Claim(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A published statement made testable before anything is measured."""
 
     id: str
@@ -385,7 +385,7 @@ class Claim(Frozen, forbid_unknown_fields=True):
     note: str = ""
 
 
-class Verdict(Frozen):
+class Verdict(Frozen, frozen=True, kw_only=True):
     """The answer to one claim in one regime on one machine."""
 
     claim: str

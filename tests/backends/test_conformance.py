@@ -14,6 +14,8 @@ from frugalbench.workloads.layers import attention, onnx_export
 PARAMS = {"model": "transformer-block", "seq": 16, "d_model": 64, "heads": 4, "d_ff": 96, "opset": 20}
 TOLERANCE = 1e-4
 
+pytestmark = pytest.mark.real
+
 
 @dataclass
 class Block:

@@ -74,6 +74,7 @@ def usable(variant):
     return arms(**SMALL)[variant]
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("variant", spec.VARIANTS)
 def test_every_arm_agrees_with_float64(variant, context):
     loaded = check(usable(variant), context)
@@ -83,6 +84,7 @@ def test_every_arm_agrees_with_float64(variant, context):
         assert loaded.details["export"]["operators"]["MatMul"] >= 9
 
 
+@pytest.mark.real
 def test_cached_export_is_shared_and_needs_no_torch(context):
     arm = usable("onnxruntime")
     first = onnx_model.load(arm, context).artefacts[0]
@@ -104,6 +106,7 @@ print(made[0].cached, made[0].build_s)
     assert done.stdout.decode().split() == ["True", str(first.build_s)]
 
 
+@pytest.mark.real
 def test_failed_export_says_why(tmp_path):
     params = {**arms(**SMALL)["onnxruntime"].cases[0].params, "d_model": 10}
     with pytest.raises(RuntimeError, match=r"the ONNX export of transformer-block failed: .+"):

@@ -1,5 +1,7 @@
 """Real runtimes on small matrices: right answers, and a corrupt weight or a missing computation is caught."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ class Machine:
     logical_cores = 2
     last_level_cache_bytes = 2**20
 
-    def installed(self, package):
+    def installed(self, package):  # noqa: ARG002
         return "1"
 
     def has_cuda(self):
@@ -100,7 +102,8 @@ def corrupt(linear, variant, row, column):
     elif variant == "bnb-int8":
         linear._layers[0].state.CB[row, column] ^= -128
     elif variant == "bnb-nf4":
-        linear._layers[0].weight.data.view(-1)[(row * K + column) // 2] ^= 0x80
+        with linear._torch.inference_mode():
+            linear._layers[0].weight.data.view(-1)[(row * K + column) // 2] ^= 0x80
     else:
         corrupt_file(linear, row, column)
         linear.open()
@@ -165,13 +168,10 @@ def test_one_node_of_the_asked_kind_runs_on_the_cpu_provider(variant, op, contex
     assert not list(context.scratch_dir.glob("ort-*"))
 
 
-def test_a_call_runs_only_the_node_of_its_copy(context):
-    loaded = builder.load(arm := make_arm("ort-fp32"), context)
-    session = loaded.linear._new_session(2, profile=str(context.scratch_dir / "both"))
-    session.run(["y1"], {"x": np.ones((1, K), np.float32)}, loaded.linear._only_path)
-    events = __import__("json").loads(open(session.end_profiling()).read())
-    assert sum(event["name"].endswith("_kernel_time") for event in events) == 1
-    assert arm.cases[0].params["copies"] == 2
+def test_all_sessions_of_a_process_share_one_pool(context):
+    builder.load(make_arm("ort-fp32"), context)
+    with pytest.raises(RuntimeError, match="already computes with 2 threads"):
+        builder.load(make_arm("ort-fp32"), replace(context, threads=3))
 
 
 def test_weights_and_inputs_are_the_same_everywhere_and_distinct_per_copy():
@@ -209,8 +209,9 @@ def test_rounding_agrees_with_onnxruntimes_own_quantiser(bits, group):
     codes, scales, zeros = stored.quantise_nbits(w, bits, group)
     assert codes.shape == theirs[0].shape
     np.testing.assert_allclose(scales, theirs[1].reshape(scales.shape), rtol=1e-6)
+    groups = scales.shape[1]
     for ours, official in ((codes, theirs[0]), (zeros, theirs[2].reshape(zeros.shape))):
-        steps = np.abs(stored.unpack(ours, bits).astype(int) - stored.unpack(official, bits))
+        steps = np.abs(stored.unpack(ours, bits).astype(int) - stored.unpack(official, bits))[:, :groups]
         assert steps.max() <= 1
         assert (steps > 0).mean() < 1e-3
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from frugalbench.analysis import paired
 from frugalbench.analysis.judge import Evidence, undecided
-from frugalbench.schema import Claim, Decision, PairedRatio, Record
+from frugalbench.schema import Claim, Decision, PairedRatio, Record, Verdict
 
 
 def decide(
@@ -31,7 +31,7 @@ def decide(
     return Decision(stop=True, look=look, reason=f"every claim is settled at {replicates} replicates")
 
 
-def _rows(claim: Claim, evidence: Evidence) -> list[object]:
+def _rows(claim: Claim, evidence: Evidence) -> list[Verdict]:
     rule = claim.rule
     if not isinstance(rule, PairedRatio) or rule.metric != "time" or rule.scale == "peak_share":
         return []

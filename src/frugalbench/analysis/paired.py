@@ -5,7 +5,7 @@ the strongest baseline alone, which the pilot named, so that a refutation is one
 ``as_shipped`` candidates share alpha by Holm's procedure; the ``best`` one was chosen in the pilot and pays nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -56,9 +56,9 @@ def _group(key: tuple[str, str], rows: Sequence[Record], several: bool) -> Group
     )
 
 
-def _by_variant(records: "Sequence[Record] | object") -> dict[str, list[Record]]:
+def _by_variant(records: Iterable[Record]) -> dict[str, list[Record]]:
     found: dict[str, list[Record]] = {}
-    for record in records:  # type: ignore[attr-defined]
+    for record in records:
         found.setdefault(record.case.variant, []).append(record)
     return found
 

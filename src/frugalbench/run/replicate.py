@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from frugalbench import machine
 from frugalbench.run import protocol, schedule
@@ -301,7 +302,7 @@ class Replicate:
         message: object,
         limit_s: float = 30.0,
         watch: Callable[[], str | None] | None = None,
-    ) -> object:
+    ) -> Any:
         assert state.worker is not None
         left_s = self.setting.deadline_s - self.setting.clock() + self.setting.grace_s
         try:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class Session:
 
     def answer(self, request: Any) -> Any:
         """Carry out one request; an exception becomes a :class:`protocol.Problem`."""
-        handlers = {
+        handlers: dict[type, Callable[[Any], Any]] = {
             protocol.Reference: self.reference,
             protocol.Load: self.load,
             protocol.Verify: self.verify,

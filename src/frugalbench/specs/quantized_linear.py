@@ -142,10 +142,7 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
             skipped += [Skipped(case=case, reason=reason) for case in arm.cases]
         else:
             arms.append(arm)
-    comparison = Comparison(
-        id=f"{WORKLOAD}/{n}x{k}", workload=WORKLOAD, arms=tuple(arms), estimate_s=_estimate_s(tuple(arms))
-    )
-    return Expansion(comparisons=(comparison,) if arms else (), skipped=tuple(skipped))
+    return Expansion(comparisons=_comparisons(f"{WORKLOAD}/{n}x{k}", tuple(arms)), skipped=tuple(skipped))
 
 
 def automatic_stream_bytes(last_level_cache_bytes: int) -> int:
@@ -266,16 +263,15 @@ def _shape(settings: Settings, text: str) -> tuple[int, int]:
 
 
 def _check(settings: Settings, options: dict[str, Any]) -> None:
-    for key in ("decode_tokens", "prefill_tokens"):
-        if options[key] < 1:
-            raise FrugalbenchError(f"{settings.where}: '{key}' must be at least 1, not {options[key]}")
-    if options["stream_bytes"] < 0:
-        raise FrugalbenchError(f"{settings.where}: 'stream_bytes' must be 0 (automatic) or a number of bytes")
+    for key, least in (("decode_tokens", 1), ("prefill_tokens", 1), ("stream_bytes", 0)):
+        if options[key] < least:
+            raise FrugalbenchError(f"{settings.where}: '{key}' must be at least {least}, not {options[key]}")
     group = options["group_size"]
     if group not in (16, 32, 64, 128, 256):
         raise FrugalbenchError(f"{settings.where}: 'group_size' must be 16, 32, 64, 128 or 256, not {group}")
 
 
-def _estimate_s(arms: tuple[Arm, ...]) -> float:
-    """Planning only: a fixed start per arm, filling and quantising at 0.1 GB/s of weights, and the timed turns."""
-    return sum(1.0 + arm.memory_bytes / 1e9 + 0.5 * len(arm.cases) for arm in arms)
+def _comparisons(name: str, arms: tuple[Arm, ...]) -> tuple[Comparison, ...]:
+    """The estimate is rough: a fixed start per arm, weights filled and quantised at 1 GB/s, and the timed turns."""
+    estimate_s = sum(1.0 + arm.memory_bytes / 1e9 + 0.5 * len(arm.cases) for arm in arms)
+    return (Comparison(id=name, workload=WORKLOAD, arms=arms, estimate_s=estimate_s),) if arms else ()

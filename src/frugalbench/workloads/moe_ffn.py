@@ -163,7 +163,8 @@ def route(params: dict[str, Any], seed: int, x_TD: np.ndarray) -> np.ndarray:
     odds_TE = np.exp(logits_TE - logits_TE.max(axis=1, keepdims=True))
     mixing_TE = np.zeros_like(odds_TE)
     np.put_along_axis(mixing_TE, kept_TK, np.take_along_axis(odds_TE, kept_TK, axis=1), axis=1)
-    return mixing_TE / mixing_TE.sum(axis=1, keepdims=True)
+    normalised_TE: np.ndarray = mixing_TE / mixing_TE.sum(axis=1, keepdims=True)
+    return normalised_TE
 
 
 def sum_experts(params: dict[str, Any], seed: int, x_TD: np.ndarray, copy: int) -> np.ndarray:

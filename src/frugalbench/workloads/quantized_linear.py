@@ -53,7 +53,7 @@ def load(arm: Arm, context: Context) -> "QuantizedLinear":
     return QuantizedLinear(_linear(case, source, context), arm, context)
 
 
-def reference(case: Case, context: Context) -> Arrays:
+def reference(case: Case, context: Context) -> Arrays:  # noqa: ARG001
     """Float64 answer with unquantised weights, for the first positions: ``tokens`` (r, c, n), ``signed_sum`` (r, n)."""
     p = case.params
     rows = []
@@ -78,6 +78,7 @@ class QuantizedLinear:
     arm: Arm
     context: Context
     _known: dict[int, dict[str, Arrays]] = field(default_factory=dict)
+    _inputs: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 
     @property
     def artefacts(self) -> tuple[Artefact, ...]:
@@ -135,7 +136,12 @@ class QuantizedLinear:
         return self._split(y_CN)
 
     def _projected(self, case: Case, copy: int) -> np.ndarray:
-        return np.asarray(projection(case.params["m"]) @ self.linear.activations(self._input(case, copy)))
+        """Rounded inputs of a copy, already summed over tokens as the outputs will be; made once per distinct input."""
+        key = (case.id, copy % DISTINCT_INPUTS)
+        if key not in self._inputs:
+            rounded = self.linear.activations(self._input(case, copy))
+            self._inputs[key] = np.asarray(projection(case.params["m"]) @ rounded)
+        return self._inputs[key]
 
     def _split(self, y_CN: np.ndarray) -> dict[str, Arrays]:
         ends = np.cumsum([len(projection(case.params["m"])) for case in self.arm.cases])

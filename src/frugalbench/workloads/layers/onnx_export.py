@@ -4,9 +4,12 @@ The export runs in a process of its own, so that a runtime's worker never holds 
 cache, named after everything that made it, and every arm and run that wants the same one finds it there.
 """
 
+import contextlib
+import ctypes
 import hashlib
 import importlib.metadata
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,7 @@ from frugalbench.workloads.layers import attention
 BLOCK, MINILM = "transformer-block", "all-minilm-l6-v2"
 INPUTS = {BLOCK: ("x",), MINILM: ("input_ids", "attention_mask")}
 OUTPUTS = {BLOCK: ("hidden",), MINILM: ("last_hidden_state", "sentence_embedding")}
+_PR_SET_PDEATHSIG = 1
 _EXPORTERS = ("torch", "onnx", "onnxscript", "transformers")
 
 
@@ -130,6 +134,13 @@ def _graph_facts(model: Any) -> dict[str, Any]:
     }
 
 
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process with the worker that waits for it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _die_with_parent()
     task = json.loads(sys.argv[1])
     export(module(task["params"]), task["params"], Path(task["path"]))

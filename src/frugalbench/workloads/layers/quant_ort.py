@@ -1,8 +1,8 @@
 """The linear layer as ONNX Runtime offers it: Gemm in float32, MatMulNBits at 8 and 4 bits.
 
-One session holds all copies (so there is one thread pool), one node each; a call asks for one output and only
-that node runs. The weights lie in files beside the graph, kept in the cache: one file per copy, its hash and
-the time it took to make beside it.
+Each copy has its own session (a session runs all of its nodes, whatever outputs are asked for); all of them share
+one thread pool, so that no idle session's threads spin beside the busy one. The weights lie in files beside the
+graphs, kept in the cache: one file per copy, its hash and the time it took to make beside it.
 """
 
 import json
@@ -71,7 +71,7 @@ class Spec:
 
 
 class OrtLinear:
-    """A session over ``copies`` matrices."""
+    """Sessions over ``copies`` matrices."""
 
     def __init__(
         self, source: Source, copies: int, spec: Spec, threads: int, cache_dir: Path, scratch_dir: Path
@@ -86,8 +86,7 @@ class OrtLinear:
         self.lossy = spec.bits != 32
         level = f" {spec.bits} bits accuracy_level {spec.accuracy_level}" if self.lossy else ""
         self.kernel = f"{self._op}{level}"
-        self._only_path = onnxruntime.RunOptions()
-        self._only_path.only_execute_path_to_fetches = True
+        _share_threads(threads)
         self.open()
 
     @property
@@ -95,19 +94,18 @@ class OrtLinear:
         return "Gemm" if self._spec.bits == 32 else "MatMulNBits"
 
     def open(self) -> None:
-        """(Re)create the session from the files on disk."""
-        self._session = self._new_session(self._copies)
+        """(Re)create the sessions from the files on disk."""
+        self._sessions = [self._session(copy) for copy in range(self._copies)]
 
-    def _new_session(self, copies: int, profile: str = "") -> Any:
+    def _session(self, copy: int, profile: str = "") -> Any:
         options = self._ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
+        options.use_per_session_threads = False
         options.log_severity_level = 3
         if profile:
             options.enable_profiling = True
             options.profile_file_prefix = profile
-        path = self._folder / f"graph-{self._spec.accuracy_level}-{copies}.onnx"
-        _write(path, _graph(self._spec, copies))
+        path = self._folder / f"graph{copy}-level{self._spec.accuracy_level}.onnx"
+        _write(path, _graph(self._spec, copy))
         return self._ort.InferenceSession(str(path), options, providers=[_PROVIDER])
 
     def _build(self, source: Source) -> Artefact:
@@ -158,7 +156,7 @@ class OrtLinear:
 
     def run(self, copy: int, x: Any) -> Any:
         """One layer call."""
-        return self._session.run([f"y{copy}"], x, self._only_path)[0]
+        return self._sessions[copy].run(None, x)[0]
 
     def to_numpy(self, y: Any) -> np.ndarray:
         """Result as float32 (m, n)."""
@@ -180,16 +178,16 @@ class OrtLinear:
         return grouped_int8(x_MK, self._spec.group) if self._spec.accuracy_level == 4 else plain(x_MK)
 
     def threads(self) -> int:
-        """Size of the session's thread pool."""
-        return int(self._session.get_session_options().intra_op_num_threads)
+        """Size of the thread pool that the sessions share."""
+        return self._threads
 
     def synchronize(self) -> None:
         """A CPU call returns when it is done."""
 
     def placement(self, x_MK: np.ndarray) -> list[dict[str, str]]:
-        """Operator and execution provider of every node that ran, from the profile of a session with one copy."""
-        session = self._new_session(1, profile=str(self._scratch / f"ort-{os.getpid()}"))
-        session.run(["y0"], self.prepare(x_MK))
+        """Operator and execution provider of every node that ran, from the profile of one call on the first copy."""
+        session = self._session(0, profile=str(self._scratch / f"ort-{os.getpid()}"))
+        session.run(None, self.prepare(x_MK))
         path = Path(session.end_profiling())
         events = json.loads(path.read_text())
         path.unlink()
@@ -197,37 +195,52 @@ class OrtLinear:
         return [{"op": args["op_name"], "provider": args["provider"]} for args in found]
 
     def close(self) -> None:
-        """Let the session and its threads go."""
-        self._session = None
+        """Let the sessions go."""
+        self._sessions = []
 
 
-def _graph(spec: Spec, copies: int) -> bytes:
-    """A model with input ``x`` (tokens, K) and outputs ``y0`` ... (tokens, N), weights in external files."""
+_shared_threads: int | None = None
+
+
+def _share_threads(threads: int) -> None:
+    """Give this process one pool of ``threads`` for all sessions that want it. The first size stays."""
+    global _shared_threads
+    import onnxruntime
+
+    if _shared_threads is None:
+        if not hasattr(onnxruntime, "set_global_thread_pool_sizes"):
+            raise RuntimeError("this ONNX Runtime cannot share threads between sessions: pip install -U onnxruntime")
+        onnxruntime.set_global_thread_pool_sizes(threads, 1)
+        _shared_threads = threads
+    if _shared_threads != threads:
+        raise RuntimeError(f"this process already computes with {_shared_threads} threads, not {threads}")
+
+
+def _graph(spec: Spec, copy: int) -> bytes:
+    """A model with input ``x`` (tokens, K) and output ``y`` (tokens, N), the weights of ``copy`` external."""
     from onnx import TensorProto, helper
 
-    nodes = [_node(spec, copy) for copy in range(copies)]
-    outputs = [helper.make_tensor_value_info(f"y{c}", TensorProto.FLOAT, ["m", spec.n]) for c in range(copies)]
     graph = helper.make_graph(
-        nodes,
+        [_node(spec)],
         "quantized_linear",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["m", spec.k])],
-        outputs,
-        [tensor for copy in range(copies) for tensor in _external(spec, copy)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", spec.n])],
+        _external(spec, copy),
     )
     domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=domains, ir_version=10)
     return bytes(model.SerializeToString())
 
 
-def _node(spec: Spec, copy: int) -> Any:
+def _node(spec: Spec) -> Any:
     from onnx import helper
 
-    inputs = ["x", *(f"{part}{copy}" for part in spec.parts())]
+    inputs = ["x", *spec.parts()]
     if spec.bits == 32:
-        return helper.make_node("Gemm", inputs, [f"y{copy}"], transB=1)
+        return helper.make_node("Gemm", inputs, ["y"], transB=1)
     level = {"accuracy_level": spec.accuracy_level} if spec.accuracy_level else {}
     return helper.make_node(
-        "MatMulNBits", inputs, [f"y{copy}"], domain="com.microsoft",
+        "MatMulNBits", inputs, ["y"], domain="com.microsoft",
         K=spec.k, N=spec.n, bits=spec.bits, block_size=spec.group, **level,
     )  # fmt: skip
 
@@ -237,7 +250,7 @@ def _external(spec: Spec, copy: int) -> list[Any]:
 
     tensors = []
     for part, (shape, kind) in spec.parts().items():
-        tensor = TensorProto(name=f"{part}{copy}", dims=shape, data_location=TensorProto.EXTERNAL)
+        tensor = TensorProto(name=part, dims=shape, data_location=TensorProto.EXTERNAL)
         tensor.data_type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
         length = int(np.prod(shape)) * np.dtype(kind).itemsize
         place = {"location": f"copy{copy}.bin", "offset": spec.offsets()[part], "length": length}

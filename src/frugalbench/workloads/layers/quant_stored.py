@@ -20,8 +20,8 @@ class Stored:
     """One matrix as an arm holds it."""
 
     rows: RowsFn
-    """``rows(start, stop)``: the weights that the codes stand for, float64 (stop - start, k), and how far each may
-    lie from the weight it was made of (broadcastable to the same shape)."""
+    """``rows(start, stop)``: the weights that the codes stand for, float64 (stop - start, groups, group size), and how
+    far those of a group may lie from the weights they were made of (broadcastable to (stop - start, groups))."""
     arrays: tuple[np.ndarray, ...]
     """Everything stored: codes, scales, zero points, code values."""
 
@@ -49,21 +49,30 @@ def multiply(stored: Stored, weights_NK: np.ndarray, x_CK: np.ndarray) -> np.nda
     Raises ``RuntimeError`` when a stored weight lies farther from the weight it was made of than its format allows:
     the store is then corrupt, or was quantised wrongly.
     """
-    n = len(weights_NK)
+    n, k = weights_NK.shape
     result = np.empty((len(x_CK), n))
     for start in range(0, n, _CHUNK):
         stop = min(start + _CHUNK, n)
         rows, limit = stored.rows(start, stop)
         _check(rows, limit, weights_NK[start:stop], start)
-        result[:, start:stop] = x_CK @ rows.T
+        result[:, start:stop] = x_CK @ rows.reshape(stop - start, -1)[:, :k].T
     return result
 
 
 def _check(rows: np.ndarray, limit: np.ndarray, weights: np.ndarray, start: int) -> None:
-    excess = np.abs(rows - weights) - limit
+    excess = np.abs(rows - _grouped(weights, rows.shape[-1])).max(axis=-1) - limit
     if not (worst := excess.max()) <= 0:
-        row, column = np.unravel_index(int(np.argmax(excess)), excess.shape)
-        raise RuntimeError(f"stored weight [{start + row}, {column}] is off by {worst:.2g} more than its format allows")
+        row, group = np.unravel_index(int(np.argmax(excess)), excess.shape)
+        raise RuntimeError(
+            f"stored weight in row {start + row}, group {group} is off by {worst:.2g} more than its format allows"
+        )
+
+
+def _grouped(values_MK: np.ndarray, group: int) -> np.ndarray:
+    """(m, groups, group), filled up with zeros."""
+    m, k = values_MK.shape
+    padded = np.pad(values_MK, ((0, 0), (0, -k % group))) if k % group else values_MK
+    return padded.reshape(m, -1, group)
 
 
 # --- stored weights ---------------------------------------------------------------------------------------------
@@ -73,8 +82,8 @@ def dense_stored(values_NK: np.ndarray, unit_roundoff: float) -> Stored:
     """Floating-point weights, widened to float32 by the caller; ``unit_roundoff`` is relative (bfloat16: 2^-8)."""
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        chunk = values_NK[start:stop].astype(np.float64)
-        return chunk, np.abs(chunk) * unit_roundoff * 1.01 + 1e-12
+        chunk = values_NK[start:stop, None].astype(np.float64)
+        return chunk, np.full((stop - start, 1), unit_roundoff * 8 / np.sqrt(values_NK.shape[1]))
 
     return Stored(rows, (values_NK,))
 
@@ -83,7 +92,7 @@ def int8_matrix(codes_NK: np.ndarray, scale: float, zero_point: int) -> Stored:
     """One scale and zero point per matrix: w = scale (code - zero point)."""
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return (codes_NK[start:stop].astype(np.float64) - zero_point) * scale, np.array(0.51 * scale)
+        return (codes_NK[start:stop, None].astype(np.float64) - zero_point) * scale, np.array(0.51 * scale)
 
     return Stored(rows, (codes_NK, np.array([scale]), np.array([zero_point])))
 
@@ -93,7 +102,8 @@ def int8_rows(codes_NK: np.ndarray, absmax_N: np.ndarray) -> Stored:
     scale = absmax_N.astype(np.float64)[:, None] / 127
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return codes_NK[start:stop] * scale[start:stop], scale[start:stop] * (0.51 + 127 * 2.0**-11)
+        part = scale[start:stop]
+        return codes_NK[start:stop, None] * part[..., None], part * (0.51 + 127 * 2.0**-11)
 
     return Stored(rows, (codes_NK, absmax_N))
 
@@ -106,14 +116,15 @@ def nf4_blocks(packed: np.ndarray, absmax_B: np.ndarray, code_16: np.ndarray, k:
     """
     block = packed.size * 2 // absmax_B.size
     values = code_16.astype(np.float64)
-    gap = float(np.diff(values).max())
+    pairs = np.stack([np.repeat(values, 16), np.tile(values, 16)], axis=-1)
+    slack = 0.51 * float(np.diff(values).max()) + 2.0**-8
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        pairs = packed.reshape(-1)[start * k // 2 : stop * k // 2]
-        codes = np.stack([pairs >> 4, pairs & 15], axis=-1).reshape(-1, block)
-        scale = absmax_B.reshape(-1)[start * k // block : stop * k // block, None].astype(np.float64)
-        limit = np.broadcast_to(scale * (0.51 * gap + 2.0**-8), codes.shape)
-        return (values[codes] * scale).reshape(-1, k), limit.reshape(-1, k)
+        scale = absmax_B.reshape(-1)[start * k // block : stop * k // block].astype(np.float64)
+        scale = scale.reshape(stop - start, -1)
+        result = pairs[packed.reshape(-1)[start * k // 2 : stop * k // 2]].reshape(*scale.shape, block)
+        result *= scale[..., None]
+        return result, scale * slack
 
     return Stored(rows, (packed, absmax_B, code_16))
 
@@ -127,11 +138,11 @@ def nbits_groups(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits:
     groups = scales.shape[1]
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        scale = scales[start:stop].astype(np.float64)
         values = unpack(codes[start:stop], bits).astype(np.float64)
         values -= unpack(zeros[start:stop], bits)[:, :groups, None]
-        values *= (scale := scales[start:stop, :, None].astype(np.float64))
-        limit = np.broadcast_to(scale * 1.01, values.shape)
-        return values.reshape(stop - start, -1), limit.reshape(stop - start, -1)
+        values *= scale[..., None]
+        return values, scale * 1.01
 
     return Stored(rows, (codes, scales, zeros))
 
@@ -166,9 +177,8 @@ def quantise_nbits(weights_NK: np.ndarray, bits: int, group: int) -> tuple[np.nd
 
 
 def _quantise_rows(rows: np.ndarray, bits: int, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    n, k = rows.shape
     top = np.float32(2**bits - 1)
-    blocks = np.pad(rows, ((0, 0), (0, -k % group))).reshape(n, -1, group)
+    blocks = _grouped(rows, group)
     low = np.minimum(blocks.min(axis=-1), 0)
     scales = (np.maximum(blocks.max(axis=-1), 0) - low) / top
     inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales > 0)
@@ -190,7 +200,7 @@ def plain(x_MK: np.ndarray) -> np.ndarray:
 def grouped_int8(x_MK: np.ndarray, group: int) -> np.ndarray:
     """ONNX Runtime, accuracy level 4: int8 with scale absmax / 127 per token and group of inputs."""
     m, k = x_MK.shape
-    blocks = np.pad(x_MK, ((0, 0), (0, -k % group))).reshape(m, -1, group)
+    blocks = _grouped(x_MK, group)
     scale = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
     codes = np.rint(blocks / np.where(scale > 0, scale, np.float32(1)))
     return np.asarray((codes.astype(np.float64) * scale).reshape(m, -1)[:, :k])
