@@ -1,6 +1,7 @@
 """TOML configs to typed settings. An unknown key is an error that names file, key and nearest valid key."""
 
 import difflib
+import itertools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import msgspec
 
 from frugalbench.paths import shipped
-from frugalbench.schema import FrugalbenchError, Frozen
+from frugalbench.schema import Frozen, FrugalbenchError
 
 
 class Measure(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,7 +29,7 @@ class Measure(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     warmup_limit_s: float = 0.25
     quiet_limit_s: float = 0.05
     slow_call_s: float = 0.25
-    """A call longer than this, and 20 times longer than the fastest arm's, makes a case ``capped``: one round each replicate."""
+    """A call longer than this, and 20 times longer than the fastest arm's, makes a case ``capped``: one round each."""
     cap_call_s: float = 10.0
     """A call longer than this is not timed at all."""
     load_limit_s: float = 180.0
@@ -59,6 +60,11 @@ class Config(Frozen, frozen=True, kw_only=True):
     path: str
 
 
+METERS = ("auto", "powercap", "nvml", "declared", "none")
+_POSITIVE = (
+    "rounds", "pilot_rounds", "sample_s", "warmup_limit_s", "slow_call_s", "cap_call_s", "load_limit_s",
+    "memory_limit_bytes", "time_budget_s",
+)  # fmt: skip
 _TOP = ("name", "description", "seed", "measure", "energy", "workload")
 
 
@@ -82,9 +88,9 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
 def find_config(name: str) -> Path:
     """The file that ``name`` stands for."""
     path = Path(name)
-    if path.suffix == ".toml" or path.exists():
-        if path.is_file():
-            return path
+    if path.is_file():
+        return path
+    if path.suffix == ".toml" or len(path.parts) > 1:
         raise FrugalbenchError(f"{path}: no such config file; shipped configs: {', '.join(shipped_names())}")
     candidate = shipped("configs") / f"{name}.toml"
     if candidate.is_file():
@@ -108,15 +114,35 @@ def parse(raw: Mapping[str, Any], where: str) -> Config:
     for number, item in enumerate(workloads, 1):
         if not isinstance(item.get("name"), str):
             raise FrugalbenchError(f"{where}: [[workload]] number {number} has no 'name'")
+    measure = _table(raw, "measure", Measure, where)
+    energy = _table(raw, "energy", Energy, where)
+    _check_ranges(measure, energy, where)
     return Config(
         name=_typed(raw.get("name", Path(where).stem), str, where, "name"),
         description=_typed(raw.get("description", ""), str, where, "description"),
         seed=_typed(raw.get("seed", 0), int, where, "seed"),
-        measure=_table(raw, "measure", Measure, where),
-        energy=_table(raw, "energy", Energy, where),
+        measure=measure,
+        energy=energy,
         workloads=tuple(workloads),
         path=where,
     )
+
+
+def _check_ranges(measure: Measure, energy: Energy, where: str) -> None:
+    looks = measure.looks
+    increasing = all(first < second for first, second in itertools.pairwise(looks))
+    if not looks or looks[0] < 2 or not increasing:
+        raise FrugalbenchError(f"{where}: [measure] 'looks' must be increasing numbers from 2 on, not {list(looks)}")
+    if not 0 < measure.alpha < 1:
+        raise FrugalbenchError(f"{where}: [measure] 'alpha' must lie between 0 and 1, not {measure.alpha}")
+    for name in _POSITIVE:
+        if getattr(measure, name) <= 0:
+            raise FrugalbenchError(f"{where}: [measure] '{name}' must be above 0, not {getattr(measure, name)}")
+    if energy.meter not in METERS:
+        near = difflib.get_close_matches(energy.meter, METERS, n=1, cutoff=0)
+        raise FrugalbenchError(f"{where}: [energy] unknown meter '{energy.meter}'; did you mean '{near[0]}'?")
+    if (energy.idle_w_per_core or 0) < 0 or (energy.tdp_w_per_core or 0) < 0:
+        raise FrugalbenchError(f"{where}: [energy] watts must not be negative")
 
 
 def _typed(value: Any, kind: type, where: str, key: str) -> Any:

@@ -20,7 +20,7 @@ def make_plan(config: Config, machine: MachineView, only: str | None = None, dev
     :class:`NothingRunsHere` when every case is skipped.
     """
     expansions = [_expand(config, number, machine, device) for number in range(len(config.workloads))]
-    comparisons = [kept for item in expansions for kept in map(lambda c: _select(c, only), item.comparisons) if kept]
+    comparisons = [kept for item in expansions for kept in (_select(found, only) for found in item.comparisons) if kept]
     modelled = [case for item in expansions for case in item.modelled if _matches(case.id, only)]
     skipped = [skip for item in expansions for skip in item.skipped if _matches(skip.case.id, only)]
     if not (comparisons or modelled):

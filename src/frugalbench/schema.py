@@ -271,6 +271,9 @@ class Harness(Frozen, frozen=True, kw_only=True):
     wall_s: float
     parent_cpu_s: float
     measuring_s: float
+    """Wall time less what exports and compilations took."""
+    prepared_s: float = 0.0
+    """Exports and compilations that were not cached yet."""
     peak_pss_bytes: float | None = None
 
 
@@ -426,6 +429,10 @@ def decode_manifest(text: bytes) -> Manifest:
 
 _RECORD = msgspec.json.Decoder(Record)
 _MANIFEST = msgspec.json.Decoder(Manifest)
+
+
+UNREADABLE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError)
+"""What decoding a damaged file raises."""
 
 
 class FrugalbenchError(Exception):

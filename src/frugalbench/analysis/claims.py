@@ -69,7 +69,8 @@ def _exact(claim: Claim, evidence: Evidence) -> list[Verdict]:
     for group in rule.groups:
         rows = [_exact_row(claim, evidence, group, variant) for variant in group.variants]
         found = [row for row in rows if row is not None]
-        verdicts += found or [not_tested(claim, evidence, group.regime, evidence.absence(rule.workload, None))]
+        reason = evidence.absence(rule.workload, None)
+        verdicts += found or [not_tested(claim, evidence, group.regime, reason, threshold=group.threshold)]
     return verdicts
 
 
@@ -99,7 +100,7 @@ def _coverage(claim: Claim, evidence: Evidence) -> list[Verdict]:
     for record in evidence.records:
         if record.case.workload == rule.workload and (not rule.variants or record.case.variant in rule.variants):
             cases.setdefault(record.case.id, []).append(record)
-    tried = {name: rows for name, rows in cases.items() if any(row.status is not Status.SKIPPED for row in rows)}
+    tried = {name: rows for name, rows in cases.items() if any(_tried(row) for row in rows)}
     if not tried:
         return [not_tested(claim, evidence, claim.regimes[0], evidence.absence(rule.workload, None))]
     held = [name for name, rows in tried.items() if _holds(rows, rule.fact)]
@@ -107,7 +108,7 @@ def _coverage(claim: Claim, evidence: Evidence) -> list[Verdict]:
     missing = sorted(set(tried) - set(held))
     extra = f"{len(held)} of {len(tried)} cases" + (f"; not: {', '.join(missing)}" if missing else "")
     skipped = len(cases) - len(tried)
-    extra += f"; {skipped} skipped and not counted" if skipped else ""
+    extra += f"; {skipped} skipped or cut short, not counted" if skipped else ""
     return [
         judge(
             claim, evidence, claim.regimes[0], share, share, share,
@@ -119,10 +120,15 @@ def _coverage(claim: Claim, evidence: Evidence) -> list[Verdict]:
 
 def _holds(rows: Sequence[Record], fact: str) -> bool:
     """Every worker that tried must have found the fact true; a failed one did not."""
-    tried = [row for row in rows if row.status is not Status.SKIPPED and not row.interrupted]
-    return bool(tried) and all(
-        row.status is not Status.FAILED and fact in row.facts and row.facts[fact].value == 1 for row in tried
+    return all(
+        row.status is not Status.FAILED and fact in row.facts and row.facts[fact].value == 1
+        for row in rows
+        if _tried(row)
     )
+
+
+def _tried(row: Record) -> bool:
+    return row.status is not Status.SKIPPED and not row.interrupted
 
 
 def _replicates(tried: dict[str, list[Record]]) -> int:

@@ -82,8 +82,8 @@ def judge(
     if low is None or high is None:
         found, why = Outcome.INCONCLUSIVE, "one replicate gives no interval"
     else:
-        found = outcome or decide_outcome(claim.direction, limit, low, high)
-        why = _why(claim.direction, limit, low, high, found)
+        settled = decide_outcome(claim.direction, limit, low, high)
+        found, why = outcome or settled, _why(claim.direction, limit, low, high, settled)
     return Verdict(
         claim=claim.id,
         regime=regime,
@@ -118,7 +118,14 @@ def _why(direction: str, threshold: float, low: float, high: float, found: Outco
     return f"{span} {words[found]} {need}"
 
 
-def not_tested(claim: Claim, evidence: Evidence, regime: str, reason: str, arm: str | None = None) -> Verdict:
+def not_tested(
+    claim: Claim,
+    evidence: Evidence,
+    regime: str,
+    reason: str,
+    arm: str | None = None,
+    threshold: float | None = None,
+) -> Verdict:
     """A verdict that says why there is none."""
     metric = getattr(claim.rule, "metric", "")
     return Verdict(
@@ -135,7 +142,7 @@ def not_tested(claim: Claim, evidence: Evidence, regime: str, reason: str, arm: 
         low=None,
         high=None,
         confidence=None,
-        threshold=claim.threshold,
+        threshold=claim.threshold if threshold is None else threshold,
         tier=None,
         replicates=0,
         reason=reason,

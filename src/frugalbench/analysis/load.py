@@ -7,6 +7,7 @@ import msgspec
 
 from frugalbench.schema import (
     SCHEMA_VERSION,
+    UNREADABLE,
     FrugalbenchError,
     Manifest,
     Record,
@@ -51,7 +52,7 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         _check_version(text, file)
         return decode_manifest(text)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except UNREADABLE as error:
         raise FrugalbenchError(
             f"{file}: cannot be read ({error}).\nRestore it from a copy, or run the config again."
         ) from None
@@ -75,14 +76,14 @@ def _with_unfinished(
     try:
         _check_version(line, f"{file}:{number}")
         return (*records, decode_record(line)), ()
-    except (msgspec.ValidationError, msgspec.DecodeError):
+    except UNREADABLE:
         return records, (f"{file}:{number}: half-written last line dropped; `frugalbench run --resume` repeats it",)
 
 
 def _decode(line: bytes, file: Path, number: int) -> Record:
     try:
         record = decode_record(line)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except UNREADABLE as error:
         where = f"{file}:{number}"
         _check_version_loosely(line, where)
         raise FrugalbenchError(
@@ -102,7 +103,7 @@ def _check_version(text: bytes, where: Path | str) -> None:
 def _check_version_loosely(line: bytes, where: str) -> None:
     try:
         _check_version(line, where)
-    except (msgspec.ValidationError, msgspec.DecodeError):
+    except UNREADABLE:
         return
 
 

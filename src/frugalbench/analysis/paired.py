@@ -34,17 +34,18 @@ class Group:
 
 def groups(evidence: Evidence, workload: str) -> dict[tuple[str, str], Group]:
     """Records of ``workload`` by comparison and regime."""
-    rows = [r for r in evidence.records if r.case.workload == workload]
-    keys = dict.fromkeys((r.comparison, r.case.regime) for r in rows if r.comparison != "plan")
+    buckets: dict[tuple[str, str], list[Record]] = {}
+    for record in evidence.records:
+        if record.case.workload == workload and not record.interrupted:
+            buckets.setdefault((record.comparison, record.case.regime), []).append(record)
+    keys = [key for key in buckets if key[0] != "plan"]
     several = len({comparison for comparison, _ in keys}) > 1
-    return {key: _group(key, rows, several) for key in keys}
+    return {key: _group(key, buckets[key], buckets.get(("plan", key[1]), []), several) for key in keys}
 
 
-def _group(key: tuple[str, str], rows: Sequence[Record], several: bool) -> Group:
-    mine = [r for r in rows if (r.comparison, r.case.regime) == key and not r.interrupted]
+def _group(key: tuple[str, str], mine: Sequence[Record], elsewhere: Sequence[Record], several: bool) -> Group:
     counted = [r for r in mine if statistics.counted(r) and r.samples]
     have = {r.case.variant for r in counted}
-    elsewhere = [r for r in rows if r.comparison == "plan" and r.case.regime == key[1]]
     return Group(
         comparison=key[0],
         regime=key[1],
@@ -115,14 +116,19 @@ def _champion(names: Sequence[str], group: Group, rule: PairedRatio, evidence: E
 
 
 def _pilot_score(name: str, group: Group, rule: PairedRatio, evidence: Evidence) -> float | None:
-    values = [
-        value
-        for metric in dict.fromkeys((rule.metric, "time"))
-        for row in group.pilot.get(name, [])
-        for value in statistics.round_values(row, metric, set()).values()
-    ]
+    values = _pilot_values(name, group, rule.metric) or _pilot_values(name, group, "time")
     work = _work(group.counted[name][0].case, rule.scale, evidence)
     return work / median(values) if values and work is not None else None
+
+
+def _pilot_values(name: str, group: Group, metric: str) -> list[float]:
+    """Values of all good pilot rounds, or of all rounds where none was good."""
+    rows = group.pilot.get(name, [])
+    good = [
+        statistics.round_values(row, metric, group.spoilt.get((row.comparison, group.regime, 0), set())) for row in rows
+    ]
+    values = [value for rounds in good for value in rounds.values()]
+    return values or [value for row in rows for value in statistics.round_values(row, metric, set()).values()]
 
 
 def _work(case: Case, scale: str, evidence: Evidence) -> float | None:
@@ -186,17 +192,23 @@ def _row(
     )  # fmt: skip
 
 
-def _outcome(claim: Claim, intervals: Mapping[str, Interval], strongest: str) -> Outcome | None:
+def _outcome(claim: Claim, intervals: Mapping[str, Interval], strongest: str) -> Outcome:
     """Refuted against the strongest baseline, supported only against every one."""
-    each = {
-        name: decide_outcome(claim.direction, claim.threshold, item.low, item.high)
-        for name, item in intervals.items()
-        if item.low is not None and item.high is not None
-    }
-    first = each.get(strongest)
-    if first is Outcome.SUPPORTED and any(item is not Outcome.SUPPORTED for item in each.values()):
+    first = _against(claim, intervals[strongest])
+    if first is Outcome.SUPPORTED and _unbeaten(claim, intervals):
         return Outcome.INCONCLUSIVE
     return first
+
+
+def _against(claim: Claim, item: Interval) -> Outcome:
+    if item.low is None or item.high is None:
+        return Outcome.INCONCLUSIVE
+    return decide_outcome(claim.direction, claim.threshold, item.low, item.high)
+
+
+def _unbeaten(claim: Claim, intervals: Mapping[str, Interval]) -> list[str]:
+    """Baselines against which the claim does not hold."""
+    return [name for name, item in intervals.items() if _against(claim, item) is not Outcome.SUPPORTED]
 
 
 def _extra(claim: Claim, group: Group, name: str, intervals: Mapping[str, Interval], strongest: str) -> str:
@@ -205,6 +217,8 @@ def _extra(claim: Claim, group: Group, name: str, intervals: Mapping[str, Interv
         notes.append("capped: one round a replicate")
     if any(row.steady_load for row in group.counted[name]):
         notes.append("steady foreign load: no round set aside")
+    if _against(claim, intervals[strongest]) is Outcome.SUPPORTED and (rest := _unbeaten(claim, intervals)):
+        notes.append(f"not settled against {', '.join(rest)}")
     others = [f"{item.ratio:.3g} over {base}" for base, item in intervals.items() if base != strongest]
     if others:
         notes.append(", ".join(others))

@@ -122,7 +122,7 @@ def p_value(logs: Sequence[float], factor: float, threshold: float, floor: float
 
 
 def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
-    """The alpha that each name is tested at by Holm's step-down procedure; after the first failure all share its level."""
+    """The alpha that each name is tested at by Holm's step-down procedure; after a failure all share its level."""
     levels: dict[str, float] = {}
     left = len(p_values)
     level = alpha

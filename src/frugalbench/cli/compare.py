@@ -16,7 +16,9 @@ def main(arguments: argparse.Namespace) -> int:
     for warning in compared.warnings:
         print(f"frugalbench: {warning}", file=sys.stderr)
     if arguments.json:
-        output.print_json({"changes": compared.changes, "regressions": compared.regressions, "warnings": compared.warnings})
+        output.print_json(
+            {"changes": compared.changes, "regressions": compared.regressions, "warnings": compared.warnings}
+        )
     else:
         print(table_terminal(compared_table(compared)), end="")
     return 1 if compared.regressions else 0

@@ -18,7 +18,12 @@ def main(arguments: argparse.Namespace) -> int:
         probes = deep_probes()
     if arguments.json:
         output.print_json(
-            {"machine": machine.describe(), "capabilities": found, "probes": probes, "self_test": self_test(machine.fingerprint)}
+            {
+                "machine": machine.describe(),
+                "capabilities": found,
+                "probes": probes,
+                "self_test": self_test(machine.fingerprint),
+            }
         )
         return 0
     print(machine.name)

@@ -36,15 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("frugalbench: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _silence_stdout()
         return 0
+    except OSError as problem:
+        _silence_stdout()
+        where = problem.filename or "standard output"
+        print(f"frugalbench: {where}: {problem.strerror}; nothing measured is lost", file=sys.stderr)
+        return 1
     return code
+
+
+def _silence_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
-        prog="frugalbench", description="Measure efficiency claims about AI systems on this machine, with a verdict each."
+        prog="frugalbench",
+        description="Measure efficiency claims about AI systems on this machine, with a verdict each.",
     )
     parser.add_argument("--version", action="version", version=f"frugalbench {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -59,7 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     command.set_defaults(module=name)
     command.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -78,14 +90,23 @@ def _claims(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def _selection(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", metavar="CONFIG", help="path, or name of a shipped config (smoke, cpu, …)")
     command.add_argument("--only", metavar="GLOB", help="only the comparisons or cases whose id matches")
-    command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help="override a config key")
+    command.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help="override a config key"
+    )
     command.add_argument("--seed", type=int, help="seed of inputs, weights and orders")
     command.add_argument("--device", help="cpu or cuda, for every workload")
-    command.add_argument("--time-budget", type=float, metavar="S", help="seconds that measuring may take")
+    command.add_argument(
+        "--time-budget",
+        type=float,
+        metavar="S",
+        help="seconds that measuring may take; exports and compilations not cached yet come on top, once",
+    )
 
 
 def _plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    _selection(_command(commands, "plan", "the cases that a config expands to here, with FLOPs and bytes; runs nothing"))
+    _selection(
+        _command(commands, "plan", "the cases that a config expands to here, with FLOPs and bytes; runs nothing")
+    )
 
 
 def _run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -99,7 +120,9 @@ def _verdicts(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command = _command(commands, "verdicts", "the verdict table of stored runs")
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories")
     command.add_argument("--format", choices=("terminal", "md"), default="terminal")
-    command.add_argument("--splice", metavar="FILE", help="write the table between FILE's markers instead of printing it")
+    command.add_argument(
+        "--splice", metavar="FILE", help="write the table between FILE's markers instead of printing it"
+    )
 
 
 def _report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -113,12 +136,16 @@ def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command = _command(commands, "compare", "two runs, case by case: what became slower or faster")
     command.add_argument("base", metavar="BASE")
     command.add_argument("new", metavar="NEW")
-    command.add_argument("--fail-above", type=float, metavar="PCT", help="exit 1 when a case is slower by more than PCT percent")
+    command.add_argument(
+        "--fail-above", type=float, metavar="PCT", help="exit 1 when a case is slower by more than PCT percent"
+    )
 
 
 def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "simulate", "throughput of a modelled cluster over its size; measures nothing")
-    command.add_argument("cluster", metavar="CLUSTER", help="path, or name of a shipped cluster (uniform, fragmented, …)")
+    command.add_argument(
+        "cluster", metavar="CLUSTER", help="path, or name of a shipped cluster (uniform, fragmented, …)"
+    )
 
 
 if __name__ == "__main__":

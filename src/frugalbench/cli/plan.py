@@ -24,7 +24,10 @@ def main(arguments: argparse.Namespace) -> int:
         print(line)
     budget_s = arguments.time_budget or config.measure.time_budget_s
     starts = f"{replicates[0]}" + (f" to {replicates[-1]}" if len(replicates) > 1 else "")
-    print(f"{starts} fresh starts of each arm after a pilot, {config.measure.rounds} rounds each; time budget {budget_s:.0f} s")
+    print(
+        f"{starts} fresh starts of each arm after a pilot, {config.measure.rounds} rounds each; "
+        f"time budget {budget_s:.0f} s"
+    )
     return 0
 
 
@@ -32,7 +35,9 @@ def _lines(plan: Plan) -> list[str]:
     lines = []
     for comparison in plan.comparisons:
         memory = byte_size(sum(arm.memory_bytes for arm in comparison.arms) or None)
-        lines.append(f"{comparison.id}: {len(comparison.arms)} arms, about {memory} and {comparison.estimate_s:.0f} s a start")
+        lines.append(
+            f"{comparison.id}: {len(comparison.arms)} arms, about {memory} and {comparison.estimate_s:.0f} s a start"
+        )
         lines += [f"  {_case(case)}" for arm in comparison.arms for case in arm.cases]
     lines += [f"{case.id}: modelled" for case in plan.modelled]
     lines += [f"{skip.case.id}: skipped: {skip.reason}" for skip in plan.skipped]

@@ -13,13 +13,14 @@ def main(arguments: argparse.Namespace) -> int:
     from frugalbench.report.render import render
 
     runs = [load_run(path) for path in arguments.runs]
-    for warning in session.claim_warnings(runs):
-        print(f"frugalbench: {warning}", file=sys.stderr)
+    session.warn(runs)
     target = Path(arguments.output) if arguments.output else None
     chosen = "json" if arguments.json else arguments.format
     content = render(runs, session.judge(runs), chosen, target)
     if target is not None:
-        print(f"wrote {target}")
+        print(f"wrote {target}", file=sys.stderr if arguments.json else sys.stdout)
+        if arguments.json:
+            print(content, end="")
     elif isinstance(content, str):
         print(content, end="")
     return 0

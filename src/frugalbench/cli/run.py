@@ -47,8 +47,18 @@ def _closing(done: "object") -> None:
     harness, manifest = done.manifest.harness, done.manifest
     if harness is not None:
         share = harness.parent_cpu_s / harness.wall_s if harness.wall_s else 0.0
-        memory = "" if harness.peak_pss_bytes is None else f", at most {harness.peak_pss_bytes / 2**30:.1f} GiB of memory"
-        print(f"Measured for {harness.measuring_s:.0f} s ({manifest.state}){memory}; the harness itself took {share:.1%} of one core.")
+        memory = (
+            "" if harness.peak_pss_bytes is None else f", at most {harness.peak_pss_bytes / 2**30:.1f} GiB of memory"
+        )
+        if harness.prepared_s >= 1:
+            print(
+                f"Exported and compiled for {harness.prepared_s:.0f} s before measuring; "
+                "that is cached for the next run."
+            )
+        print(
+            f"Measured for {harness.measuring_s:.0f} s ({manifest.state}){memory}; "
+            f"the harness itself took {share:.1%} of one core."
+        )
     for note in manifest.notes[:1]:
         print(f"Note: {note}.")
     print(f"Run directory: {done.path}")

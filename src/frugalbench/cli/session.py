@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -22,12 +23,13 @@ from frugalbench.machine import Machine
 from frugalbench.paths import state_dir
 from frugalbench.plan import make_plan
 from frugalbench.run.engine import Engine, Outcome
-from frugalbench.run.store import Store
+from frugalbench.run.store import Store, read_manifest
 from frugalbench.run.transport import check_platform
 from frugalbench.schema import SCHEMA_VERSION, FrugalbenchError, Harness, Manifest, Plan, Record, Verdict
 
 _PACKAGES = (
-    "frugalbench", "numpy", "torch", "transformers", "bitsandbytes", "onnx", "onnxscript", "onnxruntime", "openvino", "scipy",
+    "frugalbench", "numpy", "torch", "transformers", "bitsandbytes", "onnx", "onnxscript", "onnxruntime", "openvino",
+    "scipy",
 )  # fmt: skip
 
 
@@ -53,15 +55,15 @@ def run(
     path = Path(out) if out is not None else _default_out(settings.name)
     if resume:
         store, manifest, before = _reopen(path, machine)
-        settings = _same_config(manifest, settings, time_budget_s)
-        plan = manifest.plan
     else:
         plan = make_plan(settings, machine, only, device)
         store, before = Store.create(path), []
         manifest = _manifest(settings, plan, machine)
     try:
+        if resume:
+            settings = _same_config(path, manifest, settings, time_budget_s)
         store.write_manifest(manifest)
-        _execute(settings, plan, machine, store, manifest, before, progress)
+        _execute(settings, machine, store, manifest, before, progress)
     finally:
         store.close()
     return load_run(path)
@@ -78,20 +80,21 @@ def _default_out(name: str) -> Path:
 
 
 def _reopen(path: Path, machine: Machine) -> tuple[Store, Manifest, list[Record]]:
-    store, manifest, before = Store.reopen(path)
-    recorded = manifest.machine_before.get("fingerprint")
+    recorded = read_manifest(path).machine_before.get("fingerprint")
     if recorded != machine.fingerprint:
-        store.close()
         raise FrugalbenchError(
             f"{path}: measured on another machine (fingerprint {recorded}, this one is {machine.fingerprint}); "
             "start a new run with another --out"
         )
-    return store, manifest, before
+    return Store.reopen(path)
 
 
-def _same_config(manifest: Manifest, settings: Config, time_budget_s: float | None) -> Config:
+def _same_config(path: Path, manifest: Manifest, settings: Config, time_budget_s: float | None) -> Config:
     """The resumed run's own config; only the time budget may be renewed."""
-    stored = msgspec.convert(manifest.config, Config)
+    try:
+        stored = msgspec.convert(manifest.config, Config)
+    except msgspec.ValidationError as problem:
+        raise FrugalbenchError(f"{path}/manifest.json: its config does not fit this version: {problem}") from None
     budget_s = settings.measure.time_budget_s if time_budget_s is not None else stored.measure.time_budget_s
     measure = msgspec.structs.replace(stored.measure, time_budget_s=budget_s)
     return msgspec.structs.replace(stored, measure=measure)
@@ -117,7 +120,6 @@ def _manifest(config: Config, plan: Plan, machine: Machine) -> Manifest:
 
 def _execute(
     config: Config,
-    plan: Plan,
     machine: Machine,
     store: Store,
     manifest: Manifest,
@@ -128,13 +130,14 @@ def _execute(
     choose = partial(
         decide, looks=measure.looks, claims=load_claims(), alpha=measure.alpha, floor=floor_of(machine.fingerprint)
     )
-    engine = Engine(plan, config, store, choose, machine.logical_cores, progress, before)
+    engine = Engine(manifest.plan, config, store, choose, machine.logical_cores, progress, before)
     begin_s, cpu_s = time.monotonic(), time.process_time()
     outcome = engine.run()
     harness = Harness(
         wall_s=time.monotonic() - begin_s,
         parent_cpu_s=time.process_time() - cpu_s,
         measuring_s=outcome.measuring_s,
+        prepared_s=outcome.prepared_s,
         peak_pss_bytes=outcome.peak_pss_bytes or None,
     )
     store.write_manifest(_finished(manifest, outcome, harness))
@@ -189,7 +192,8 @@ def _notes(fingerprint: str) -> tuple[str, ...]:
     if (state_dir() / f"selftest-{fingerprint}.json").exists():
         return (f"intervals are widened by the {floor_of(fingerprint):.1%} that this machine's self-test found",)
     return (
-        f"this machine was never self-tested: intervals are widened by a default floor of {DEFAULT_FLOOR:.0%} on each ratio",
+        "this machine was never self-tested: intervals are widened by a default floor of "
+        f"{DEFAULT_FLOOR:.0%} on each ratio",
     )
 
 
@@ -201,6 +205,12 @@ def judge(runs: Sequence[Run]) -> tuple[Verdict, ...]:
 
 def _run_floor(item: Run) -> float:
     return floor_of(item.manifest.machine_before.get("fingerprint"))
+
+
+def warn(runs: Sequence[Run]) -> None:
+    """Say on standard error what a reader of ``runs`` should know first."""
+    for warning in (*claim_warnings(runs), *(problem for item in runs for problem in item.problems)):
+        print(f"frugalbench: {warning}", file=sys.stderr)
 
 
 def claim_warnings(runs: Sequence[Run]) -> list[str]:

@@ -1,21 +1,22 @@
 """``frugalbench verdicts``."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from frugalbench.cli import output, session
 from frugalbench.analysis.load import load_run
+from frugalbench.cli import output, session
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the verdict table of stored runs, or splice it into a file."""
     runs = [load_run(path) for path in arguments.runs]
-    for warning in (*session.claim_warnings(runs), *(problem for item in runs for problem in item.problems)):
-        print(f"frugalbench: {warning}", file=sys.stderr)
+    session.warn(runs)
     verdicts = session.judge(runs)
     if arguments.splice:
-        return _splice(Path(arguments.splice))
+        changed = _splice(Path(arguments.splice))
+        if not arguments.json:
+            print(f"{arguments.splice}: {'updated' if changed else 'already up to date'}")
+            return 0
     if arguments.json:
         output.print_json(verdicts)
         return 0
@@ -30,12 +31,10 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _splice(file: Path) -> int:
+def _splice(file: Path) -> bool:
     from frugalbench.report.splice import splice
 
-    changed = splice(file, produce)
-    print(f"{file}: {'updated' if changed else 'already up to date'}")
-    return 0
+    return splice(file, produce)
 
 
 def produce(command: str) -> str:
@@ -43,5 +42,7 @@ def produce(command: str) -> str:
     from frugalbench.report.markdown import verdicts_markdown
 
     words = command.split()[2:]
-    names = [word for position, word in enumerate(words) if not word.startswith("--") and (words[position - 1] != "--format")]
+    names = [
+        word for position, word in enumerate(words) if not word.startswith("--") and (words[position - 1] != "--format")
+    ]
     return verdicts_markdown(session.judge([load_run(name) for name in names]))

@@ -11,16 +11,14 @@ from frugalbench.report.tables import (
     Cell,
     Table,
     absent_table,
-    arm_text,
     cases_tables,
     counts_text,
     facts_table,
     machine_table,
-    pair_text,
     ratio_text,
     tier_text,
 )
-from frugalbench.schema import Outcome, Verdict
+from frugalbench.schema import Outcome, Tier, Verdict
 from frugalbench.units import significant
 
 if TYPE_CHECKING:
@@ -88,7 +86,10 @@ def _verdict_parts(verdicts: Sequence[Verdict]) -> list["RenderableType"]:
     tested = [v for v in verdicts if v.verdict is not Outcome.NOT_TESTED]
     untested = [v for v in verdicts if v.verdict is Outcome.NOT_TESTED]
     parts: list[RenderableType] = [Text(f"Verdicts: {counts_text(verdicts)}", style="bold")]
-    parts += [_verdict_grid(tested), Text("\nWhy", style="bold"), *_reasons(tested)] if tested else []
+    if tested:
+        best = Text("* the fastest arm, chosen in the pilot; the others are as shipped", style="dim")
+        parts += [_verdict_grid(tested), *([best] if any(v.arm == "best" for v in tested) else [])]
+        parts += [Text("\nAgainst what, and what else to know", style="bold"), *_reasons(tested)]
     parts += [Text("\nNot tested", style="bold"), *_untested(untested)] if untested else []
     return parts
 
@@ -108,18 +109,28 @@ def _verdict_grid(verdicts: Sequence[Verdict]) -> "RenderableType":
 
 
 def _verdict_cells(verdict: Verdict) -> Iterable["RenderableType"]:
-    regime = f"  {verdict.regime}, {arm_text(verdict.arm)}" if verdict.arm else f"  {verdict.regime}"
-    texts = [regime, verdict.verdict.value, ratio_text(verdict)]
+    texts = [f"  {label(verdict)}", verdict.verdict.value, ratio_text(verdict)]
     texts += [significant(verdict.threshold), tier_text(verdict.tier)]
     return [_text(Cell(text, mark=text)) for text in texts]
 
 
+def label(verdict: Verdict) -> str:
+    """Regime and candidate of a row; a star marks the best arm."""
+    if verdict.candidate is None or verdict.tier is Tier.MODELLED:
+        return verdict.regime
+    return f"{verdict.regime}  {verdict.candidate}{' *' if verdict.arm == 'best' else ''}"
+
+
 def _reasons(verdicts: Sequence[Verdict]) -> list["RenderableType"]:
+    """What the grid leaves out: the baseline, and notes after the comparison with the threshold."""
     lines: dict[tuple[str, str], list[str]] = {}
     for v in verdicts:
-        what = " ".join(t for t in (v.regime, arm_text(v.arm) if v.arm else "", f"({pair_text(v)})") if t)
-        lines.setdefault((v.claim, f"{v.reason} [{v.scope}; {v.source}]"), []).append(what)
-    return [_indented(claim, f"{', '.join(what)}: {why}") for (claim, why), what in lines.items()]
+        note = v.reason.partition("; ")[2]
+        against = f"over {v.baseline}" if v.baseline else ""
+        text = "; ".join(part for part in (against, note) if part)
+        if text:
+            lines.setdefault((v.claim, text), []).append(label(v))
+    return [_indented(claim, f"{', '.join(dict.fromkeys(what))}: {why}") for (claim, why), what in lines.items()]
 
 
 def _untested(verdicts: Sequence[Verdict]) -> list["RenderableType"]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 
 from frugalbench import machine
@@ -12,12 +12,18 @@ from frugalbench.run import protocol, schedule
 from frugalbench.run.replicate import Replicate
 from frugalbench.run.setting import Setting, make_job
 from frugalbench.run.store import Store
-from frugalbench.run.transport import Pool, WorkerGone
+from frugalbench.run.transport import Pool, Worker, WorkerGone
 from frugalbench.schema import SCHEMA_VERSION, Arm, Case, Comparison, Decision, Plan, Record, Status, Tier
 from frugalbench.specs import SPECS
 
 Decide = Callable[[Sequence[Record], int], Decision]
 """``decide(records of a comparison, counted replicates) -> Decision``; pure."""
+
+
+LEAST_REPLICATES = 2
+"""With fewer there is no interval."""
+OVERDRAFT = 0.15
+"""Share of the remaining time that a comparison may take from the others to reach its first look."""
 
 
 @dataclass
@@ -27,6 +33,8 @@ class Outcome:
     state: str = "complete"
     decisions: dict[str, Decision] = field(default_factory=dict)
     measuring_s: float = 0.0
+    """Everything but the preparation of artefacts."""
+    prepared_s: float = 0.0
     peak_pss_bytes: float = 0.0
     import_s: dict[str, float] = field(default_factory=dict)
     failed: int = 0
@@ -81,7 +89,7 @@ class Engine:
         except KeyboardInterrupt:
             self.outcome.state = "interrupted"
         finally:
-            self.outcome.measuring_s = time.monotonic() - begin
+            self.outcome.measuring_s = time.monotonic() - begin - self.outcome.prepared_s
             self.outcome.import_s = self.pool.import_s()
             self.pool.close()
         self.outcome.failed = sum(record.status is Status.FAILED for record in self.records)
@@ -114,12 +122,13 @@ class Engine:
         if left_s <= 0:
             self._out_of_time(comparison)
             return
-        budget_end_s = time.monotonic() + schedule.share_of_budget(left_s, comparison, waiting)
         done = {record.replicate for record in self._of(comparison)}
         self._look(comparison, max(done & set(self.measure.looks), default=0))
         if self._decided(comparison):
             return
         references = self._references(comparison)
+        left_s = self.setting.deadline_s - time.monotonic()
+        budget_end_s = time.monotonic() + schedule.share_of_budget(left_s, comparison, waiting)
         rounds = self.measure.rounds
         for number in range(self.measure.looks[-1] + 1):
             if number in done:
@@ -133,9 +142,14 @@ class Engine:
                 return
             rounds = self._affordable(replicate, number, budget_end_s)
             next_s = replicate.fixed_s + rounds * replicate.round_s
-            if number >= self.measure.looks[0] and time.monotonic() + next_s > budget_end_s:
+            if number >= LEAST_REPLICATES and time.monotonic() + next_s > budget_end_s + self._slack_s(number):
                 self._stop(comparison, f"its share of the time budget is spent after {number} replicates")
                 return
+
+    def _slack_s(self, number: int) -> float:
+        """What a comparison that has not reached its first look may take beyond its share from those after it."""
+        left_s = self.setting.deadline_s - time.monotonic()
+        return OVERDRAFT * left_s if number < self.measure.looks[0] else 0.0
 
     def _affordable(self, replicate: Replicate, number: int, budget_end_s: float) -> int:
         """Rounds for the next replicate, so that the first look is reached within the comparison's share of time."""
@@ -181,7 +195,7 @@ class Engine:
         """Float64 references, computed once per run in a worker of their own and mapped by all others."""
         paths: dict[str, str] = {}
         for arm in comparison.arms:
-            self.progress(f"{comparison.id}: reference for {arm.id}")
+            self.progress(f"{comparison.id}: artefacts and reference of {arm.id}")
             try:
                 paths.update(self._reference(arm))
             except WorkerGone as gone:
@@ -192,6 +206,7 @@ class Engine:
         worker, template_id = self.pool.start(arm.imports)
         try:
             worker.request(make_job(self.setting, arm, template_id), self.measure.load_limit_s)
+            self._prepare(worker)
             reply = worker.request(protocol.Reference(), self.measure.load_limit_s)
         finally:
             worker.finish()
@@ -199,6 +214,14 @@ class Engine:
             raise WorkerGone(reply.reason)
         paths: dict[str, str] = reply.paths
         return paths
+
+    def _prepare(self, worker: Worker) -> None:
+        """Exports and compilations that are not cached yet; their time extends the deadline and is told apart."""
+        begin = time.monotonic()
+        worker.request(protocol.Prepare(), self.measure.load_limit_s)
+        spent_s = time.monotonic() - begin
+        self.outcome.prepared_s += spent_s
+        self.setting = replace(self.setting, deadline_s=self.setting.deadline_s + spent_s)
 
     def _out_of_time(self, comparison: Comparison) -> None:
         self.outcome.state = "out of time"

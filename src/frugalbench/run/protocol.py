@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from frugalbench.schema import Arm, Artefact, Case, Environment, Quantity, Reading, Verification, Warmup
+from frugalbench.schema import Arm, Artefact, Environment, Quantity, Reading, Verification, Warmup
 
 _LENGTH = struct.Struct("<Q")
 
@@ -35,6 +35,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 class Reference(msgspec.Struct, frozen=True, tag=True):
     """Compute and store the float64 references of the arm's cases (once per run, in a worker of its own)."""
+
+
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Export and compile what is not cached yet; accounted apart from measuring."""
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -71,7 +75,7 @@ class Finish(msgspec.Struct, frozen=True, tag=True):
     """Release everything and exit."""
 
 
-Request = Job | Reference | Load | Verify | Calibrate | Turn | Finish
+Request = Job | Prepare | Reference | Load | Verify | Calibrate | Turn | Finish
 
 
 class Referenced(msgspec.Struct, frozen=True, tag=True):

@@ -22,7 +22,7 @@ from frugalbench.schema import (
 )
 from frugalbench.schema import Worker as WorkerInfo
 
-_VERIFY_LIMIT_S = 1.0
+_VERIFY_LIMIT_S = 0.2
 """After this long, verification stops at the positions checked so far; the pilot checks longer."""
 _PILOT_VERIFY_LIMIT_S = 4.0
 _TURN_GRACE_S = 20.0
@@ -328,7 +328,10 @@ class Replicate:
         limit = self.setting.measure.memory_limit_bytes
         if total <= limit:
             return None
-        return f"memory limit: {total / 2**30:.1f} GiB in use, {limit / 2**30:.1f} GiB allowed; raise measure.memory_limit_bytes"
+        return (
+            f"memory limit: {total / 2**30:.1f} GiB in use, {limit / 2**30:.1f} GiB allowed; "
+            "raise measure.memory_limit_bytes"
+        )
 
     @staticmethod
     def _pss(state: ArmState, measure_now: bool) -> float:

@@ -11,6 +11,7 @@ import msgspec
 
 from frugalbench.schema import (
     SCHEMA_VERSION,
+    UNREADABLE,
     FrugalbenchError,
     Manifest,
     Record,
@@ -31,7 +32,7 @@ class Store:
     @classmethod
     def create(cls, path: Path) -> "Store":
         """A new run directory; refuses one that already holds a run."""
-        if (path / "manifest.json").exists():
+        if any((path / name).exists() for name in ("manifest.json", "records.jsonl")):
             raise FrugalbenchError(
                 f"{path}: already holds a run; add --resume to go on with it, or choose another --out"
             )
@@ -105,20 +106,28 @@ def read_manifest(path: Path) -> Manifest:
         version = msgspec.json.decode(text, type=dict).get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise FrugalbenchError(
-                f"{file}: written by a newer frugalbench (schema {version}, this one reads up to {SCHEMA_VERSION}); upgrade"
+                f"{file}: written by a newer frugalbench "
+                f"(schema {version}, this one reads up to {SCHEMA_VERSION}); upgrade"
             )
         return decode_manifest(text)
-    except (msgspec.DecodeError, msgspec.ValidationError) as problem:
+    except UNREADABLE as problem:
         raise FrugalbenchError(f"{file}: damaged: {problem}") from None
 
 
 def _read_and_trim(file: Path) -> list[Record]:
+    """All whole records; what a crash left of a half-written last line is cut off."""
     whole = file.read_bytes() if file.exists() else b""
     complete = whole[: whole.rfind(b"\n") + 1]
+    try:
+        records = [decode_record(line) for line in complete.splitlines() if line.strip()]
+    except UNREADABLE as problem:
+        raise FrugalbenchError(f"{file}: damaged: {problem}") from None
+    newest = max((record.schema_version for record in records), default=0)
+    if newest > SCHEMA_VERSION:
+        raise FrugalbenchError(
+            f"{file}: holds records of schema {newest}, this one reads up to {SCHEMA_VERSION}; upgrade"
+        )
     if len(complete) < len(whole):
         with file.open("r+b") as stream:
             stream.truncate(len(complete))
-    try:
-        return [decode_record(line) for line in complete.splitlines()]
-    except (msgspec.DecodeError, msgspec.ValidationError) as problem:
-        raise FrugalbenchError(f"{file}: damaged: {problem}") from None
+    return records

@@ -59,11 +59,15 @@ def thread_count() -> int:
 
 
 def main(argv: list[str]) -> None:
-    """``template CONTROL_FD MODULE…``: import the modules, then fork a worker for each channel received."""
+    """``template CONTROL_FD MODULE…``: import the modules, then fork for each channel received."""
     die_with_parent()
-    control = socket.socket(fileno=int(argv[0]))
+    serve(socket.socket(fileno=int(argv[0])), argv[1:])
+
+
+def serve(control: socket.socket, modules: list[str]) -> None:
+    """Import, report, then fork workers and further templates until the parent is gone."""
     started = time.monotonic()
-    problem = _import(argv[1:])
+    problem = _import(modules)
     gc.collect()
     gc.freeze()
     protocol.send(control, Ready(thread_count(), time.monotonic() - started, problem))
@@ -96,10 +100,11 @@ def _fork(control: socket.socket, poller: select.poll, children: dict[int, int])
     data, fds, _, _ = socket.recv_fds(control, 4096, 1)
     if not data:
         return False
+    log, *modules = data.decode().split("\0")
     pid = os.fork()
     if pid == 0:
         control.close()
-        _become_worker(fds[0], data.decode())
+        _become(fds[0], log, modules)
     os.close(fds[0])
     watch = os.pidfd_open(pid)
     children[watch] = pid
@@ -108,14 +113,19 @@ def _fork(control: socket.socket, poller: select.poll, children: dict[int, int])
     return True
 
 
-def _become_worker(channel_fd: int, log: str) -> None:
+def _become(channel_fd: int, log: str, modules: list[str]) -> None:
+    """The child: a worker, or with ``modules`` a template that has imported those too."""
     code = 1
     try:
         die_with_parent()
         redirect_output(log)
-        from frugalbench.run import worker
+        channel = socket.socket(fileno=channel_fd)
+        if modules:
+            serve(channel, modules)
+        else:
+            from frugalbench.run import worker
 
-        worker.serve(socket.socket(fileno=channel_fd))
+            worker.serve(channel)
         code = 0
     except Exception:
         traceback.print_exc()

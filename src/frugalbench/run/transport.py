@@ -126,30 +126,14 @@ def _last_line(log: Path) -> str:
 class Template:
     """A process that has imported a set of modules and can be forked."""
 
-    def __init__(self, name: str, modules: tuple[str, ...], scratch: Path, limit_s: float):
-        ours, theirs = socket.socketpair()
+    def __init__(self, name: str, modules: frozenset[str], control: socket.socket, pid: int, log: Path, limit_s: float):
         self.id = name
         self.modules = modules
-        self._control = ours
+        self.pid = pid
+        self._control = control
         self._exits: dict[int, int] = {}
-        self._scratch = scratch
-        log = (scratch / f"{name}.log").open("ab")
-        with theirs, log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "frugalbench.run.template", str(theirs.fileno()), *modules],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **_QUIET_LIBRARIES},
-                start_new_session=True,
-            )
+        self._log = log
         self.ready = self._wait_ready(limit_s)
-
-    @property
-    def pid(self) -> int:
-        """Process id of the template itself."""
-        return self._process.pid
 
     def _wait_ready(self, limit_s: float) -> template.Ready:
         if not select.select([self._control], [], [], limit_s)[0]:
@@ -158,18 +142,27 @@ class Template:
         try:
             ready: template.Ready = protocol.receive(self._control, template.Ready)
         except EOFError:
-            return template.Ready(0, 0.0, f"import died: {_last_line(self._scratch / f'{self.id}.log')}")
+            return template.Ready(0, 0.0, f"import died: {_last_line(self._log)}")
         return ready
 
     def fork(self, log: Path) -> Worker:
         """A fresh worker from this template."""
+        channel, pid = self._fork([str(log)])
+        return Worker(pid, channel, os.pidfd_open(pid), log, lambda: self._exit_code(pid))
+
+    def extend(self, name: str, modules: tuple[str, ...], log: Path, limit_s: float) -> "Template":
+        """A further template, forked from this one, that imports the rest of ``modules``."""
+        rest = [module for module in modules if module not in self.modules]
+        control, pid = self._fork([str(log), *rest])
+        return Template(name, frozenset(modules), control, pid, log, limit_s)
+
+    def _fork(self, words: list[str]) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._control, [str(log).encode()], [theirs.fileno()])
+            socket.send_fds(self._control, ["\0".join(words).encode()], [theirs.fileno()])
         while not isinstance(reply := protocol.receive(self._control, template.FromTemplate), template.Forked):
             self._note(reply)
-        pid = reply.pid
-        return Worker(pid, ours, os.pidfd_open(pid), log, lambda: self._exit_code(pid))
+        return ours, reply.pid
 
     def _note(self, message: Any) -> None:
         if isinstance(message, template.Exited):
@@ -184,25 +177,36 @@ class Template:
         return self._exits.get(pid)
 
     def close(self) -> None:
-        """End the template; its workers die with it."""
+        """End the template; whatever was forked from it dies with it."""
         self._control.close()
-        self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
 
-def spawn(log: Path) -> Worker:
-    """A fresh worker that imports everything by itself."""
+def start_template(name: str, modules: tuple[str, ...], log: Path, limit_s: float) -> Template:
+    """A template from a fresh interpreter."""
     ours, theirs = socket.socketpair()
-    with theirs, log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "frugalbench.run.worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+    process = _launch("frugalbench.run.template", theirs, log, modules)
+    return Template(name, frozenset(modules), ours, process.pid, log, limit_s)
+
+
+def _launch(module: str, channel: socket.socket, log: Path, words: tuple[str, ...] = ()) -> "subprocess.Popen[bytes]":
+    with channel, log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(channel.fileno()), *words],
+            pass_fds=[channel.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env={**os.environ, **_QUIET_LIBRARIES},
             start_new_session=True,
         )
+
+
+def spawn(log: Path) -> Worker:
+    """A fresh worker that imports everything by itself."""
+    ours, theirs = socket.socketpair()
+    process = _launch("frugalbench.run.worker", theirs, log)
     return Worker(process.pid, ours, os.pidfd_open(process.pid), log, lambda: _poll(process))
 
 
@@ -218,25 +222,37 @@ class Pool:
     def __init__(self, scratch: Path, limit_s: float):
         self._scratch = scratch
         self._limit_s = limit_s
-        self._templates: dict[tuple[str, ...], Template] = {}
+        self._templates: dict[frozenset[str], Template] = {}
         self._started = 0
 
     def template(self, modules: tuple[str, ...]) -> Template:
-        """The template for ``modules``; raises :class:`WorkerGone` when its imports fail."""
-        if modules not in self._templates:
-            name = f"template-{len(self._templates) + 1}"
-            self._templates[modules] = Template(name, modules, self._scratch, self._limit_s)
-        found = self._templates[modules]
+        """The template for ``modules``; raises :class:`WorkerGone` when its imports fail.
+
+        It grows out of the one that has most of them already, so that a heavy library is imported once a run.
+        """
+        wanted = frozenset(modules)
+        if wanted not in self._templates:
+            self._templates[wanted] = self._make(modules)
+        found = self._templates[wanted]
         if found.ready.problem:
             raise WorkerGone(found.ready.problem)
         return found
+
+    def _make(self, modules: tuple[str, ...]) -> Template:
+        name = f"template-{len(self._templates) + 1}"
+        log = self._scratch / f"{name}.log"
+        usable = [item for item in self._templates.values() if item.modules < frozenset(modules) and _forkable(item)]
+        base = max(usable, key=lambda item: len(item.modules), default=None)
+        if base is None:
+            return start_template(name, modules, log, self._limit_s)
+        return base.extend(name, modules, log, self._limit_s)
 
     def start(self, modules: tuple[str, ...]) -> tuple[Worker, str | None]:
         """A fresh worker and the id of its template, or ``None`` where it had to be spawned."""
         self._started += 1
         log = self._scratch / f"worker-{self._started}.log"
         found = self.template(modules)
-        if found.ready.threads != 1:
+        if not _forkable(found):
             return spawn(log), None
         return found.fork(log), found.id
 
@@ -246,12 +262,16 @@ class Pool:
 
     def import_s(self) -> dict[str, float]:
         """Import time of each template."""
-        return {" ".join(key) or "numpy": item.ready.import_s for key, item in self._templates.items()}
+        return {" ".join(sorted(key)) or "numpy": item.ready.import_s for key, item in self._templates.items()}
 
     def close(self) -> None:
         """End all templates."""
         for item in self._templates.values():
             item.close()
+
+
+def _forkable(item: Template) -> bool:
+    return not item.ready.problem and item.ready.threads == 1
 
 
 def check_platform() -> None:

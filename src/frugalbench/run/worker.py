@@ -27,7 +27,7 @@ from frugalbench.workloads.base import Arrays, Bound, Context
 _STEADY_SHARE = 0.1
 """Warm-up ends when three successive blocks agree within this share."""
 _WARMUP_BLOCK_S = 0.004
-_LEAST_CHECKED = 2
+_LEAST_CHECKED = 1
 """Positions of the rotation that are always verified, whatever the time limit."""
 
 
@@ -73,6 +73,7 @@ class Session:
     def answer(self, request: Any) -> Any:
         """Carry out one request; an exception becomes a :class:`protocol.Problem`."""
         handlers: dict[type, Callable[[Any], Any]] = {
+            protocol.Prepare: self.prepare,
             protocol.Reference: self.reference,
             protocol.Load: self.load,
             protocol.Verify: self.verify,
@@ -86,6 +87,20 @@ class Session:
         except Exception as problem:
             traceback.print_exc()
             return protocol.Problem(reason=one_line(problem))
+
+    def prepare(self, _: protocol.Prepare) -> protocol.Finished:
+        """Build the arm's artefacts unless a marker in the cache says that this arm has been built."""
+        build = getattr(self.builder, "prepare", None)
+        if build is None:
+            return protocol.Finished()
+        text = repr((sorted(library_versions().items()), self.context.threads, self.job.arm))
+        marker = self.context.cache_dir / "prepared" / hashlib.sha256(text.encode()).hexdigest()[:16]
+        if not marker.exists():
+            limit_threads(self.context.threads)
+            build(self.job.arm, self.context)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+        return protocol.Finished()
 
     def reference(self, _: protocol.Reference) -> protocol.Referenced:
         """Compute the float64 references of this arm's cases unless another arm has."""

@@ -92,5 +92,12 @@ def _check_items(settings: Settings, key: str, value: Any, default: Any) -> None
 
 
 def _article(value: Any) -> str:
-    names = {bool: "true or false", int: "an integer", float: "a number", str: "a string", list: "a list", dict: "a table"}
+    names = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+        dict: "a table",
+    }
     return names.get(type(value), type(value).__name__)

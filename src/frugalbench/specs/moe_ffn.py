@@ -195,7 +195,7 @@ def token_batches(seed: int, params: dict[str, Any], regime: str) -> np.ndarray:
     while len(kept) < wanted:
         x_TD = source.standard_normal((wanted, D), dtype=np.float32)
         ranked = np.sort(x_TD.astype(np.float64) @ router_ED.T, axis=1)[:, ::-1]
-        clear = np.ones(wanted, bool) if K == params["experts"] else ranked[:, K - 1] - ranked[:, K] > _TIE_MARGIN
+        clear = np.ones(wanted, bool) if params["experts"] == K else ranked[:, K - 1] - ranked[:, K] > _TIE_MARGIN
         kept = np.concatenate([kept, x_TD[clear]])
     return kept[:wanted].reshape(BATCHES[regime], T, D)
 

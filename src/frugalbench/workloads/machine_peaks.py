@@ -143,3 +143,8 @@ def _number(value: int | float) -> np.ndarray:
 def _halves(words: np.ndarray) -> np.ndarray:
     """``uint64`` words as float64 pairs (high, low), shape (…, 2)."""
     return np.stack([words >> np.uint64(32), words & np.uint64(2**32 - 1)], axis=-1).astype(np.float64)
+
+
+def prepare(_arm: Arm, _context: Context) -> None:
+    """Build the kernels."""
+    native.built()

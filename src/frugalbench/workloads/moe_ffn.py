@@ -1,7 +1,8 @@
 """Builder of the expert feed-forward layer and its dense twins. Shapes and inputs: ``specs/moe_ffn.py``."""
 
+import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -119,10 +120,11 @@ def _histogram(layer: Any, tokens: torch.Tensor) -> list[int]:
 
 def gradient_probes(gradients: dict[str, torch.Tensor], seed: int) -> Arrays:
     """Each weight gradient times a fixed random vector along its last axis."""
-    return {
-        f"{name}_grad": gradient.double().cpu().numpy() @ spec.probe(seed, gradient.shape[-1])
-        for name, gradient in gradients.items()
-    }
+    products = {}
+    for name, gradient in gradients.items():
+        probe = torch.from_numpy(spec.probe(seed, gradient.shape[-1])).to(gradient)
+        products[f"{name}_grad"] = (gradient @ probe).cpu().numpy()
+    return products
 
 
 def reference_key(case: Case) -> str:
@@ -144,15 +146,30 @@ def _answer(case: Case, seed: int, index: int) -> Arrays:
     if case.regime == "training":
         return _gradients(params, seed, x_TD, copy)
     if params["d_ff"]:
-        weights = spec.dense_weights(seed, params, copy)
+        weights = _double_weights(params, seed, copy)
         return {"y": _swiglu(x_TD, weights["gate_up"], weights["down"])}
     return {"y": sum_experts(params, seed, x_TD, copy)}
 
 
+def _double_weights(params: dict[str, Any], seed: int, copy: int) -> Arrays:
+    """Float64 weights of one copy. The latest are kept, because successive positions often share them."""
+    layer = {name: value for name, value in params.items() if name != "tokens"}
+    return _drawn(json.dumps(layer, sort_keys=True), seed, copy)
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn(layer: str, seed: int, copy: int) -> Arrays:
+    params = json.loads(layer)
+    arrays = spec.dense_weights(seed, params, copy) if params["d_ff"] else spec.expert_weights(seed, params, copy)
+    if not params["d_ff"]:
+        arrays["router"] = spec.router_weights(seed, params)
+    return {name: array.astype(np.float64) for name, array in arrays.items()}
+
+
 def _swiglu(x_TD: np.ndarray, gate_up: np.ndarray, down: np.ndarray) -> np.ndarray:
-    gate_TF, up_TF = np.split(x_TD @ gate_up.astype(np.float64).T, 2, axis=1)
+    gate_TF, up_TF = np.split(x_TD @ gate_up.T, 2, axis=1)
     hidden_TF = gate_TF / (1 + np.exp(-gate_TF)) * up_TF
-    y_TD: np.ndarray = hidden_TF @ down.astype(np.float64).T
+    y_TD: np.ndarray = hidden_TF @ down.T
     return y_TD
 
 
@@ -169,7 +186,7 @@ def route(params: dict[str, Any], seed: int, x_TD: np.ndarray) -> np.ndarray:
 
 def sum_experts(params: dict[str, Any], seed: int, x_TD: np.ndarray, copy: int) -> np.ndarray:
     """T x D: the definition of a mixture, expert by expert over the tokens that it serves."""
-    weights = spec.expert_weights(seed, params, copy)
+    weights = _double_weights(params, seed, copy)
     mixing_TE = route(params, seed, x_TD)
     y_TD = np.zeros_like(x_TD)
     for expert in np.flatnonzero(mixing_TE.any(axis=0)):
@@ -182,20 +199,13 @@ def sum_experts(params: dict[str, Any], seed: int, x_TD: np.ndarray, copy: int) 
 def _gradients(params: dict[str, Any], seed: int, x_TD: np.ndarray, copy: int) -> Arrays:
     """Forward and backward by float64 autograd of a formulation that none of the arms uses."""
     x = torch.from_numpy(x_TD).requires_grad_()
-    weights = {name: tensor.requires_grad_() for name, tensor in _double_weights(params, seed, copy)}
+    arrays = _double_weights(params, seed, copy)
+    weights = {name: torch.from_numpy(array).requires_grad_() for name, array in arrays.items()}
     y = _dense_double(x, weights) if params["d_ff"] else _mixture_double(x, weights, params["top_k"])
     y.backward(torch.from_numpy(spec.upstream(seed, params)).double())
     gradients = {name: tensor.grad for name, tensor in weights.items() if tensor.grad is not None}
     assert x.grad is not None
     return {"y": y.detach().numpy(), "x_grad": x.grad.numpy()} | gradient_probes(gradients, seed)
-
-
-def _double_weights(params: dict[str, Any], seed: int, copy: int) -> Iterator[tuple[str, torch.Tensor]]:
-    arrays = spec.dense_weights(seed, params, copy) if params["d_ff"] else spec.expert_weights(seed, params, copy)
-    if not params["d_ff"]:
-        arrays["router"] = spec.router_weights(seed, params)
-    for name, array in arrays.items():
-        yield name, torch.from_numpy(array).double()
 
 
 def _dense_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -163,3 +163,11 @@ def _minilm_answers(feeds: list[Arrays]) -> list[Arrays]:
         pairs = [exact(*(torch.from_numpy(feed[name]) for name in INPUTS[MINILM])) for feed in feeds]
     names = OUTPUTS[MINILM]
     return [with_nearest({name: value.numpy() for name, value in zip(names, pair, strict=True)}) for pair in pairs]
+
+
+def prepare(arm: Arm, context: Context) -> None:
+    """Export and compile what is not cached yet."""
+    loaded = load(arm, context)
+    for case in arm.cases:
+        loaded.bind(case)
+    loaded.close()

@@ -195,3 +195,9 @@ def _save(path: Path, array: np.ndarray) -> None:
     with os.fdopen(handle, "wb") as file:
         np.save(file, array)
     Path(name).replace(path)
+
+
+def prepare(arm: Arm, context: Context) -> None:
+    """Quantise and store the graphs that are not cached yet; arms that quantise in memory have nothing to prepare."""
+    if arm.cases[0].backend == "onnxruntime":
+        load(arm, context).close()

@@ -1,0 +1,56 @@
+# make bench   measure the smoke config and print its verdicts (installs first if needed)
+# make test    everything that CI runs (installs first if needed)
+#
+# TORCH_INDEX  where torch comes from. Empty: the default package index (on Linux, CUDA wheels).
+#              CPU-only wheels: make bench TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# PYTHON       the interpreter that makes the virtual environment, 3.11 or newer.
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?=
+REPORT_RUN ?= results/cpu-reference
+
+.PHONY: bench test install lock reference fast format
+
+bench: $(STAMP)
+	$(BIN)/frugalbench run smoke $(if $(OUT),--out $(OUT))
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+fast: $(STAMP)
+	$(BIN)/pytest -m "not real"
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; set PYTHON=python3.11 or newer"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	touch $(STAMP)
+
+# A new lock: the newest versions that the ranges allow, torch held at the version under test.
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0 '.[all]'
+	{ echo '# Written by `make lock`. `make install` installs exactly this.'; \
+	  build/lock/bin/python -m pip freeze --exclude frugalbench | sed 's/+cpu$$//'; } > requirements.lock
+	rm -rf build/lock
+
+# The reference run in results/, and the README's table from it.
+reference: $(STAMP)
+	$(BIN)/frugalbench run cpu --out $(REPORT_RUN)
+	$(BIN)/frugalbench verdicts $(REPORT_RUN) --splice README.md
+	for format in md csv html; do $(BIN)/frugalbench report $(REPORT_RUN) --format $$format --output $(REPORT_RUN)/report.$$format; done
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,269 @@
+"""Every command answers, in text and as exactly one JSON document, with the exit code that is documented."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory import make_record, make_replicates, make_run, plausible_records, scaled
+from frugalbench.analysis.claims import claims_hash
+from frugalbench.analysis.load import load_run
+from frugalbench.cli import session
+from frugalbench.schema import Status
+
+KEYS = [
+    *(
+        "claim",
+        "regime",
+        "machine",
+        "scope",
+        "arm",
+        "verdict",
+        "metric",
+        "baseline",
+        "candidate",
+        "ratio",
+        "low",
+        "high",
+    ),
+    *("confidence", "threshold", "tier", "replicates", "reason", "source"),
+]
+NUMBERS = ("ratio", "low", "high", "confidence")
+
+
+# Verdicts
+
+
+def test_verdicts_json_has_the_documented_keys_in_order(call, stored) -> None:
+    rows = call("verdicts", stored, "--json").json
+    assert rows and all(list(row) == KEYS for row in rows)
+    assert {row["verdict"] for row in rows} <= {"supported", "refuted", "inconclusive", "not tested"}
+    assert {row["arm"] for row in rows} <= {"as_shipped", "best", None}
+
+
+def test_missing_numbers_are_null(call, stored) -> None:
+    rows = call("verdicts", stored, "--json").json
+    untested = [row for row in rows if row["verdict"] == "not tested"]
+    assert untested and all(row["reason"] for row in rows)
+    assert all(row[name] is None for row in untested for name in (*NUMBERS, "tier", "baseline", "candidate"))
+    assert all(row["threshold"] is not None for row in rows)
+
+
+def test_verdicts_of_several_runs_and_formats(call, stored) -> None:
+    one, two = (len(call("verdicts", *runs, "--json").json) for runs in ([stored], [stored, stored]))
+    assert two == 2 * one
+    table = call("verdicts", stored)
+    assert table.code == 0 and "moe." in table.out and table.err == ""
+    assert call("verdicts", stored, "--format", "md").out.count("|") > 20
+
+
+def test_other_claim_files_are_a_warning(call, tmp_path) -> None:
+    run = make_run(tmp_path / "old", plausible_records(), claims_hash="0" * 16)
+    answer = call("verdicts", run, "--json")
+    assert answer.code == 0 and answer.json and "other claim files" in answer.err
+
+
+def test_splice(call, stored, tmp_path) -> None:
+    readme = tmp_path / "README.md"
+    begin = f"<!-- BEGIN frugalbench verdicts {stored} --format md -->"
+    readme.write_text(f"# Title\n{begin}\nold\n<!-- END frugalbench verdicts -->\nafter\n")
+    assert "updated" in call("verdicts", stored, "--splice", readme).out
+    text = readme.read_text()
+    assert "old" not in text and text.startswith(f"# Title\n{begin}\n") and text.endswith("-->\nafter\n")
+    assert call("verdicts", stored, "--format", "md").out.strip() in text
+    assert "up to date" in call("verdicts", stored, "--splice", readme).out
+    assert readme.read_text() == text
+
+
+def test_splice_without_markers_changes_nothing(call, stored, tmp_path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# Title\n")
+    call("verdicts", stored, "--splice", readme).is_problem()
+    assert readme.read_text() == "# Title\n"
+    call("verdicts", stored, "--splice", tmp_path / "none.md").is_problem()
+
+
+# Reports
+
+
+@pytest.mark.parametrize("fmt", ["terminal", "md", "csv", "json"])
+def test_report_to_stdout(call, stored, fmt) -> None:
+    answer = call("report", stored, "--format", fmt)
+    assert answer.code == 0 and "moe_ffn" in answer.out
+
+
+@pytest.mark.parametrize("fmt", ["terminal", "md", "csv", "json", "html", "parquet"])
+def test_report_to_a_file(call, stored, tmp_path, fmt) -> None:
+    target = tmp_path / f"report.{fmt}"
+    answer = call("report", stored, "--format", fmt, "--output", target)
+    assert answer.code == 0 and str(target) in answer.out
+    content = target.read_bytes()
+    starts = {"parquet": b"PAR1", "html": b"<!doctype html", "json": b"{"}
+    assert content.lower().startswith(starts.get(fmt, b"").lower())
+    assert len(content) > 500
+
+
+def test_report_json_is_one_document(call, stored) -> None:
+    found = call("report", stored, "--json").json
+    assert set(found) == {"runs", "verdicts", "cases"}
+    assert all(list(row) == KEYS for row in found["verdicts"])
+    timed = [row for row in found["cases"] if row["status"] == "failed"]
+    assert timed and all(row["time_s"] is None for row in timed)
+
+
+def test_report_json_to_a_file_still_answers_in_json(call, stored, tmp_path) -> None:
+    answer = call("report", stored, "--json", "--output", tmp_path / "report.json")
+    assert answer.code == 0 and answer.json
+
+
+def test_splice_with_json_still_answers_in_json(call, stored, tmp_path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"<!-- BEGIN frugalbench verdicts {stored} -->\n<!-- END frugalbench verdicts -->\n")
+    assert call("verdicts", stored, "--splice", readme, "--json").json is not None
+
+
+def test_parquet_needs_a_file(call, stored) -> None:
+    assert "--output" in call("report", stored, "--format", "parquet").is_problem().err
+
+
+def test_parquet_and_csv_hold_the_same_cases(call, stored, tmp_path) -> None:
+    import pyarrow.parquet as pq
+
+    target = tmp_path / "cases.parquet"
+    call("report", stored, "--format", "parquet", "--output", target)
+    lines = call("report", stored, "--format", "csv").out.splitlines()
+    table = pq.read_table(target)
+    assert table.num_rows == len(lines) - 1
+    assert table.column_names == lines[0].split(",")
+
+
+@pytest.mark.parametrize("where", ["stored/records.jsonl/x.md", "nowhere/x.md", "."])
+def test_report_to_an_unwritable_place(call, stored, where) -> None:
+    target = stored.parent / where
+    assert str(target) in call("report", stored, "--format", "md", "--output", target).is_problem().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_report_on_a_full_disk(call, stored) -> None:
+    assert "No space left" in call("report", stored, "--format", "md", "--output", "/dev/full").is_problem().err
+
+
+# Compare
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two runs of one case; the second is 20% slower."""
+    base = make_replicates("dense", 0.01, 6, seed=1)
+    new = [scaled(r, 1.2) for r in make_replicates("dense", 0.01, 6, seed=2)]
+    return make_run(tmp_path / "base", base), make_run(tmp_path / "new", new)
+
+
+@pytest.mark.parametrize(("limit", "code"), [((), 0), (("--fail-above", "5"), 1), (("--fail-above", "40"), 0)])
+def test_compare(call, pair, limit, code) -> None:
+    answer = call("compare", *pair, *limit)
+    assert answer.code == code and "slower" in answer.out
+    found = call("compare", *pair, *limit, "--json")
+    assert found.code == code
+    assert bool(found.json["regressions"]) is bool(code)
+    assert found.json["changes"][0]["ratio"] == pytest.approx(1.2, rel=0.05)
+
+
+def test_compare_with_itself_is_no_regression(call, pair) -> None:
+    assert call("compare", pair[0], pair[0], "--fail-above", "0.1").code == 0
+
+
+def test_a_case_that_now_fails_is_a_regression(call, tmp_path) -> None:
+    base = make_run(tmp_path / "base", make_replicates("dense", 0.01))
+    new = make_run(tmp_path / "new", [make_record("dense", status=Status.FAILED, reason="wrong answer")])
+    assert call("compare", base, new).code == 1
+
+
+# What needs no run
+
+
+def test_claims(call) -> None:
+    found = call("claims", "--json").json
+    assert {"moe.compute", "quant.memory", "onnx.parity", "net.decay"} <= {item["id"] for item in found}
+    text = call("claims").out
+    assert "quant.memory" in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_doctor(call) -> None:
+    found = call("doctor", "--json").json
+    assert {"machine", "capabilities", "probes", "self_test"} <= set(found)
+    assert found["machine"]["logical_cores"] >= 1 and found["capabilities"]
+    assert "Never self-tested" in call("doctor").out
+
+
+def test_plan(call) -> None:
+    found = call("plan", "smoke", "--json").json
+    assert found["comparisons"] and found["modelled"] and found["seed"] == 1
+    assert call("plan", "smoke", "--json", "--seed", "9").json["seed"] == 9
+    only = call("plan", "smoke", "--json", "--only", "moe_ffn*").json
+    assert {item["workload"] for item in only["comparisons"]} == {"moe_ffn"}
+    assert "moe_ffn" in call("plan", "smoke").out
+
+
+@pytest.mark.parametrize("cluster", ["uniform", "fragmented"])
+def test_simulate(call, cluster) -> None:
+    rows = call("simulate", cluster, "--json").json
+    assert rows and all(row["token_per_s"]["low"] <= row["token_per_s"]["high"] for row in rows)
+    assert "modelled" in call("simulate", cluster).out
+
+
+# Run: what the command makes of a finished session
+
+
+def finished(monkeypatch, path, **manifest: Any) -> None:
+    monkeypatch.setattr(session, "run", lambda *_, **__: load_run(make_run(path, **{"records": [], **manifest})))
+
+
+@pytest.mark.parametrize(
+    ("records", "state", "code"),
+    [
+        (make_replicates("moe-sorted", 0.01), "complete", 0),
+        ([make_record("bnb-nf4", status=Status.CAPPED, reason="slow")], "complete", 0),
+        ([make_record("cuda", status=Status.SKIPPED, reason="no device")], "complete", 0),
+        ([make_record("openvino", status=Status.FAILED, reason="died")], "complete", 1),
+        (make_replicates("moe-sorted", 0.01), "out of time", 0),
+        (make_replicates("moe-sorted", 0.01), "interrupted", 130),
+    ],
+    ids=["ok", "capped", "skipped", "failed", "out of time", "interrupted"],
+)
+def test_exit_code_of_a_run(call, monkeypatch, tmp_path, records, state, code) -> None:
+    finished(monkeypatch, tmp_path / "done", records=records, state=state, claims_hash=claims_hash())
+    answer = call("run", "smoke", "--json")
+    assert answer.code == code
+    assert answer.json["state"] == state and answer.json["run"] == str(tmp_path / "done")
+    assert all(list(row) == KEYS for row in answer.json["verdicts"])
+    assert ("--resume" in answer.err) is (code == 130)
+
+
+def test_a_run_says_where_it_is_and_how_to_open_it(call, monkeypatch, tmp_path) -> None:
+    finished(monkeypatch, tmp_path / "done", records=plausible_records(), claims_hash=claims_hash())
+    out = call("run", "smoke").out
+    assert str(tmp_path / "done") in out and "frugalbench report" in out
+
+
+def test_ctrl_c_is_130(call, monkeypatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "run", stop)
+    answer = call("run", "smoke")
+    assert answer.code == 130 and "interrupted" in answer.err and "Traceback" not in answer.err
+
+
+def test_a_modelled_config_runs_for_real(call, tmp_path) -> None:
+    out = tmp_path / "net-run"
+    answer = call("run", "smoke", "--only", "cluster_model", "--out", out, "--json")
+    assert answer.code == 0, answer.err
+    rows = [row for row in answer.json["verdicts"] if row["claim"] == "net.supernode"]
+    assert any(row["verdict"] != "not tested" and row["tier"] == "modelled" for row in rows)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["state"] == "complete" and manifest["machine_after"]
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    call("run", "smoke", "--only", "cluster_model", "--out", out).is_problem()
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before

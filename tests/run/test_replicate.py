@@ -1,0 +1,221 @@
+"""One replicate on the fake workload: the baton, what a broken arm does to its neighbours, void rounds."""
+
+import itertools
+import re
+
+import pytest
+
+from frugalbench.schema import Status
+from run.helpers import log_entries, make_arm, make_comparison, run_fake
+
+MIB = 2**20
+
+
+def good_samples(record):
+    return [sample for sample in record.samples if sample.void is None]
+
+
+# One comparison with every kind of trouble in it, and two arms that must not notice.
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("zoo")
+    log = str(path / "log")
+    both = ("decode", "batch")
+    arms = (
+        make_arm("fine", log=log, regimes=both),
+        make_arm("fine-too", log=log, regimes=both),
+        make_arm("wrong", log=log, wrong=1.0),
+        make_arm("not-a-number", log=log, wrong=float("nan")),
+        make_arm("killed", log=log, die_in="call", how="kill", die_at=1),
+        make_arm("exits", log=log, die_in="load", how="exit"),
+        make_arm("segfault", log=log, die_in="output", how="segfault"),
+        make_arm("raises", log=log, die_in="call", how="raise"),
+        make_arm("hangs", log=log, hang_in="load"),
+        make_arm("greedy", log=log, hold_bytes=900 * MIB),
+        make_arm("growing", log=log, hold_bytes=900 * MIB, slow_load=600),
+        make_arm("slow", log=log, work_s=0.08),
+        make_arm("too-slow", log=log, work_s=0.36),
+        make_arm("unbindable", log=log, unbindable=True),
+        make_arm("no-import", log=log, imports=("fake_is_missing",)),
+        make_arm("threads", log=log, imports=("fake_threads", "fake_workload")),
+        make_arm("no-reference", log=log, die_in="reference", how="raise", key="its own"),
+    )
+    result = run_fake(
+        path / "run", make_comparison(*arms), looks=(2,), memory_limit_bytes=700 * MIB, load_limit_s=3.0,
+        slow_call_s=0.05, cap_call_s=0.3, pilot_rounds=1,
+    )  # fmt: skip
+    return result, log
+
+
+REASONS = {
+    "wrong": r"wrong answer: error .*, allowed 1e-09",
+    "not-a-number": r"wrong answer: error not finite or of the wrong shape",
+    "exits": r"worker exited with code 3",
+    "segfault": r"worker killed by SIGSEGV",
+    "raises": r"ZeroDivisionError: division by zero",
+    "hangs": r"no answer within 3 s; killed",
+    "greedy": r"memory limit: .* GiB in use, 0.7 GiB allowed; raise measure.memory_limit_bytes",
+    "growing": r"memory limit: .* GiB in use, 0.7 GiB allowed; raise measure.memory_limit_bytes",
+    "unbindable": r"RuntimeError: this case cannot be bound",
+    "no-import": r"import fake_is_missing: ModuleNotFoundError",
+    "no-reference": r"no float64 reference",
+}
+
+
+@pytest.mark.parametrize("arm", REASONS)
+def test_a_broken_arm_is_failed_with_its_reason_and_without_samples(zoo, arm):
+    record = zoo[0].one(arm, 0)
+    assert record.status is Status.FAILED
+    assert re.search(REASONS[arm], record.reason), record.reason
+    assert record.samples == ()
+    assert not record.interrupted
+
+
+@pytest.mark.parametrize("arm", REASONS)
+def test_what_failed_in_the_pilot_is_not_tried_again(zoo, arm):
+    result, log = zoo
+    assert [record.replicate for record in result.of(arm)] == [0]
+    assert sum(entry["name"] == arm for entry in log_entries(log, "load")) <= 1
+
+
+@pytest.mark.xfail(strict=True, reason="_references shows the reason as progress only; the record says nothing of it")
+def test_the_reason_of_a_missing_reference_is_the_exception(zoo):
+    assert "ZeroDivisionError" in zoo[0].one("no-reference", 0).reason
+
+
+def test_neighbours_of_broken_arms_are_complete(zoo):
+    for arm, replicate in itertools.product(("fine", "fine-too"), (0, 1, 2)):
+        records = zoo[0].of(arm, replicate)
+        assert {record.case.regime for record in records} == {"decode", "batch"}
+        for record in records:
+            assert (record.status, record.reason) == (Status.OK, "")
+            assert len(good_samples(record)) == (3 if replicate else 1)
+            assert record.verification.passed
+
+
+def test_an_arm_killed_in_a_later_replicate_fails_there_only_and_is_tried_again(zoo):
+    pilot, killed, again = (zoo[0].one("killed", number) for number in (0, 1, 2))
+    assert (pilot.status, again.status) == (Status.OK, Status.OK)
+    assert killed.status is Status.FAILED
+    assert killed.reason.startswith("worker killed by SIGKILL")
+
+
+def test_a_slow_arm_is_capped_at_one_round_a_replicate(zoo):
+    for replicate in (0, 1, 2):
+        record = zoo[0].one("slow", replicate)
+        assert record.status is Status.CAPPED
+        assert len(record.samples) == 1
+        assert "one round a replicate" in record.reason
+
+
+def test_a_hopelessly_slow_arm_is_capped_and_never_timed(zoo):
+    (record,) = zoo[0].of("too-slow")
+    assert (record.status, record.samples) == (Status.CAPPED, ())
+    assert record.reason.startswith("one call takes 0.4 s")
+    assert record.verification.passed
+
+
+def test_an_arm_whose_library_starts_threads_is_spawned(zoo):
+    record = zoo[0].one("threads", 1)
+    assert (record.status, record.worker.start_method, record.worker.template_id) == (Status.OK, "spawn", None)
+    assert len(record.samples) == 3
+
+
+def test_an_arm_whose_template_could_not_start_has_no_worker(zoo):
+    assert zoo[0].one("no-import", 0).worker is None
+
+
+def test_workers_are_fresh_and_come_from_one_template(zoo):
+    workers = [
+        record.worker for arm in ("fine", "fine-too") for record in zoo[0].of(arm) if record.case.regime == "batch"
+    ]
+    assert len({worker.pid for worker in workers}) == len(workers) == 6
+    assert {(worker.start_method, worker.template_id) for worker in workers} == {("fork", "template-1")}
+
+
+def test_only_one_worker_computes_at_a_time(zoo):
+    """The baton: no interval of one process overlaps an interval of another, loads and references included."""
+    entries = sorted(log_entries(zoo[1]), key=lambda entry: entry["begin"])
+    assert {entry["what"] for entry in entries} == {"reference", "load", "output", "call"}
+    assert len({entry["pid"] for entry in entries}) > 10
+    for before, after in itertools.pairwise(entries):
+        assert after["begin"] >= before["end"], (before, after)
+
+
+def test_no_case_is_timed_before_its_answer_was_right(zoo):
+    seen = {}
+    for entry in sorted(log_entries(zoo[1], "output", "call"), key=lambda entry: entry["begin"]):
+        seen.setdefault((entry["pid"], entry["name"]), []).append(entry["what"])
+    assert len(seen) > 12
+    assert all(
+        kinds[0] == "output" and "output" not in kinds[kinds.index("call") :]
+        for kinds in seen.values()
+        if "call" in kinds
+    )
+    assert not [
+        entry for entry in log_entries(zoo[1], "call") if entry["name"].split("/")[1] in ("wrong", "not-a-number")
+    ]
+
+
+def test_one_reference_for_all_cases_that_share_it(zoo):
+    assert len(log_entries(zoo[1], "reference")) == 1
+
+
+def test_turns_alternate_within_a_round_in_orders_that_vary(zoo):
+    """Turn by turn: in every round each arm comes once, and not always in the same order."""
+    for replicate in (1, 2):
+        turns = sorted(
+            (sample.turn, sample.round, record.arm)
+            for record in zoo[0].by_replicate()[replicate]
+            if record.case.regime == "decode" and record.arm in ("fine", "fine-too")
+            for sample in record.samples
+        )
+        rounds = {number: [arm for _, found, arm in turns if found == number] for number in (0, 1, 2)}
+        assert all(sorted(arms) == ["fine", "fine-too"] for arms in rounds.values())
+        assert [number for _, number, _ in turns] == sorted(number for _, number, _ in turns)
+    starts = [
+        [e["name"] for e in log_entries(zoo[1], "load") if e["name"].startswith("fine")][i : i + 2] for i in (0, 2, 4)
+    ]
+    assert all(sorted(pair) == ["fine", "fine-too"] for pair in starts)
+
+
+def test_turn_numbers_are_unique_in_a_replicate(zoo):
+    for records in zoo[0].by_replicate().values():
+        turns = [sample.turn for record in records for sample in record.samples]
+        assert sorted(turns) == list(range(1, len(turns) + 1))
+
+
+def test_failures_are_counted(zoo):
+    assert zoo[0].outcome.failed == len(REASONS) + 1
+    assert zoo[0].outcome.state == "complete"
+
+
+# Void rounds
+
+
+def test_void_rounds_are_recorded_and_repeated_for_all_arms(tmp_path):
+    result = run_fake(
+        tmp_path / "run",
+        make_comparison(make_arm("quiet"), make_arm("disturbed", void_turns=[1, 3])),
+        rounds=6,
+        pilot_rounds=4,
+    )
+    for replicate, wanted in ((0, 4), (1, 6), (2, 6)):
+        disturbed, quiet = (result.one(name, replicate) for name in ("disturbed", "quiet"))
+        void = {sample.round for sample in disturbed.samples if sample.void == "spoilt by the test"}
+        assert len(void) == 2
+        assert len(disturbed.samples) == len(quiet.samples) == wanted + 2
+        assert {sample.round for sample in quiet.samples} - void == {s.round for s in disturbed.samples} - void
+        assert {record.steady_load for record in (disturbed, quiet)} == {replicate == 0 and wanted + 2 < 3 * 2}
+
+
+def test_under_a_steady_load_rounds_end_and_everything_is_kept(tmp_path):
+    result = run_fake(
+        tmp_path / "run", make_comparison(make_arm("a"), make_arm("b", void_turns=list(range(99)))), rounds=4
+    )
+    for record in result.by_replicate()[1]:
+        assert record.steady_load
+        assert record.status is Status.OK
+        assert len(record.samples) == 4 + 2

@@ -1,0 +1,177 @@
+"""The spec of moe_ffn: arms, copies, costs, seeded inputs. No torch."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from frugalbench.schema import FrugalbenchError
+from frugalbench.specs import moe_ffn as spec
+from frugalbench.specs.base import Settings
+
+MIB = 2**20
+DENSE, MOE = spec.VARIANTS[:2], spec.VARIANTS[2:]
+
+
+@dataclass
+class Machine:
+    logical_cores: int = 2
+    last_level_cache_bytes: int = 32 * MIB
+
+    def installed(self, package):  # noqa: ARG002
+        return "1.0"
+
+    def has_cuda(self):
+        return False
+
+
+def expand(machine=None, **options):
+    where = "test.toml [[workload]]"
+    return spec.expand(Settings("moe_ffn", "cpu", 2, 3, options, where), machine or Machine())
+
+
+def cases(**options):
+    (comparison,) = expand(**options).comparisons
+    return {(case.variant, case.regime): case for arm in comparison.arms for case in arm.cases}
+
+
+def test_one_comparison_of_four_arms_with_a_case_per_regime():
+    (comparison,) = expand().comparisons
+    assert [arm.cases[0].variant for arm in comparison.arms] == list(spec.VARIANTS)
+    assert all([case.regime for case in arm.cases] == list(spec.REGIMES) for arm in comparison.arms)
+    ids = [case.id for arm in comparison.arms for case in arm.cases]
+    assert len(set(ids)) == len(ids) == 16
+    assert [arm.imports for arm in comparison.arms[:2]] == [("torch",), ("torch",)]
+
+
+def test_the_scaled_shape_is_stated():
+    """Widths of qwen3-30b-a3b (d_model 2048, expert width 768, 8 of 128 experts) times a quarter."""
+    params = cases(scale=0.25)["moe-sorted", "decode"].params
+    wanted = {"d_model": 512, "d_expert": 192, "experts": 128, "top_k": 8, "scale": 0.25, "model": "qwen3-30b-a3b"}
+    assert wanted.items() <= params.items()
+    assert cases(scale=0.25)["moe-sorted", "decode"].shape == "qwen3-30b-a3b@0.25"
+
+
+def test_the_dense_twins_have_equal_total_and_equal_active_parameters():
+    found = cases()
+    experts = 3 * 512 * 192
+    moe, total, active = (
+        found[name, "decode"].cost for name in ("moe-sorted", "dense-equal-total", "dense-equal-active")
+    )
+    router = 512 * 128
+    assert moe.parameters == 128 * experts + router
+    assert total.parameters == total.active_parameters == 128 * experts
+    assert active.parameters == active.active_parameters == 8 * experts
+    assert moe.active_parameters == 8 * experts + router
+    assert moe.weight_bytes == 4 * moe.parameters
+
+
+@pytest.mark.parametrize("regime", spec.REGIMES)
+def test_flop_is_two_per_active_weight_and_token_and_three_times_that_in_training(regime):
+    for case in cases().values():
+        if case.regime == regime:
+            times = 3 if regime == "training" else 1
+            assert case.cost.flop == pytest.approx(
+                times * 2 * case.params["tokens"] * case.cost.active_parameters, rel=1e-9
+            )
+            assert case.cost.token == case.params["tokens"]
+
+
+def test_traffic_of_a_mixture_lies_between_one_tokens_experts_and_all_of_them():
+    found = cases()
+    expert_bytes = 4 * 3 * 512 * 192
+    one = cases(decode_tokens=1)["moe-sorted", "decode"].cost.traffic_bytes
+    assert 8 * expert_bytes < one < 9 * expert_bytes
+    assert one < found["moe-sorted", "decode"].cost.traffic_bytes < found["moe-sorted", "prefill"].cost.traffic_bytes
+    assert found["moe-sorted", "prefill"].cost.traffic_bytes < 1.02 * 128 * expert_bytes
+
+
+@settings(deadline=None)
+@given(st.sampled_from([1 / 64, 1 / 16, 0.25]), st.integers(1, 64), st.integers(0, 400))
+def test_copies_exceed_the_stream_in_every_arm_and_by_less_than_one_copy(scale, cache_mib, stream_mib):
+    machine = Machine(last_level_cache_bytes=cache_mib * MIB)
+    (comparison,) = expand(machine, scale=scale, stream_bytes=stream_mib * MIB).comparisons
+    wanted = stream_mib * MIB or min(max(4 * cache_mib, 64), 512) * MIB
+    for arm in comparison.arms:
+        case = arm.cases[0]
+        assert case.params["copies"] == math.ceil(wanted / case.cost.weight_bytes)
+        assert arm.memory_bytes >= case.params["copies"] * case.cost.weight_bytes
+
+
+def test_both_mixtures_hold_the_same_layers_and_see_the_same_trace():
+    found = cases()
+    for regime in spec.REGIMES:
+        assert found["moe-transformers", regime].params == found["moe-sorted", regime].params
+        traces = [spec.token_batches(3, found[variant, regime].params, regime) for variant in spec.VARIANTS]
+        assert all(np.array_equal(trace, traces[0]) for trace in traces)
+
+
+SMALL = {"d_model": 32, "d_expert": 12, "experts": 128, "top_k": 8, "copies": 2, "d_ff": 0}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**40), st.sampled_from(spec.REGIMES), st.integers(1, 24))
+def test_tokens_are_seeded_distinct_and_never_on_a_routing_tie(seed, regime, tokens):
+    params = {**SMALL, "tokens": tokens}
+    batches = spec.token_batches(seed, params, regime)
+    assert batches.shape == (spec.BATCHES[regime], tokens, 32)
+    assert batches.dtype == np.float32
+    assert np.array_equal(batches, spec.token_batches(seed, params, regime))
+    assert not np.array_equal(batches, spec.token_batches(seed + 1, params, regime))
+    rows = batches.reshape(-1, 32)
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    ranked = np.sort(rows.astype(float) @ spec.router_weights(seed, params).astype(float).T, axis=1)
+    assert (ranked[:, -8] - ranked[:, -9]).min() > 5e-4
+
+
+def test_weights_are_seeded_distinct_by_copy_and_scaled_by_fan_in():
+    first, again, other = (spec.expert_weights(5, SMALL, copy) for copy in (0, 0, 1))
+    for name, fan_in in (("gate_up", 32), ("down", 12)):
+        assert np.array_equal(first[name], again[name])
+        assert not np.array_equal(first[name], other[name])
+        assert first[name].std() == pytest.approx(fan_in**-0.5, rel=0.02)
+        assert first[name].dtype == np.float32
+
+
+def test_every_position_of_the_rotation_is_reached():
+    assert spec.rotation({"copies": 3}, "decode") == 8
+    assert spec.rotation({"copies": 30}, "decode") == 30
+    assert spec.rotation({"copies": 1}, "training") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scael": 0.5}, "unknown key 'scael'; did you mean 'scale'"),
+        ({"variants": ["moe-sortd"]}, "unknown variant 'moe-sortd'; did you mean 'moe-sorted'"),
+        ({"regimes": ["decoding"]}, "unknown regime 'decoding'; did you mean 'decode'"),
+        ({"shape": "qwen3-30b"}, "unknown shape 'qwen3-30b'; did you mean 'qwen3-30b-a3b'"),
+        ({"scale": "half"}, "'scale' must be a number"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(FrugalbenchError, match=message) as problem:
+        expand(**options)
+    assert str(problem.value).startswith("test.toml [[workload]]")
+
+
+@pytest.mark.xfail(strict=True, reason="values that no layer can have are not refused by the spec")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": 0.0},
+        {"scale": -1.0},
+        {"scale": 1e-6},
+        {"decode_tokens": 0},
+        {"stream_bytes": -1},
+        {"variants": []},
+        {"regimes": []},
+    ],
+    ids=str,
+)
+def test_values_that_no_layer_can_have_are_refused(options):
+    with pytest.raises(FrugalbenchError):
+        expand(**options)
