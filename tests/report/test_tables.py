@@ -83,10 +83,12 @@ def test_terminal_keeps_whole_claim_and_reason() -> None:
 
 
 def test_markdown_rows_keep_their_columns() -> None:
-    table = [line for line in verdicts_markdown(VERDICTS).splitlines() if line.startswith("|")]
-    assert len(table) == 2 + len(VERDICTS)
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
-    assert "<script>" not in "".join(table)
+    tables = [part.splitlines() for part in verdicts_markdown(VERDICTS).split("\n\n") if part.startswith("|")]
+    untested = sum(v.verdict is Outcome.NOT_TESTED for v in VERDICTS)
+    assert [len(table) for table in tables] == [2 + len(VERDICTS) - untested, 2 + untested]
+    for table, columns in zip(tables, (11, 3), strict=True):
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {columns}
+        assert "<script>" not in "".join(table)
 
 
 class _Page(HTMLParser):

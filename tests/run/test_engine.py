@@ -1,5 +1,6 @@
 """The engine on the fake workload: looks and decisions, going on with a run, the time budget, Ctrl-C."""
 
+import itertools
 import signal
 import time
 
@@ -95,34 +96,20 @@ def test_a_replicate_of_which_only_some_records_reached_the_disk_is_made_whole(t
 
 
 def test_the_time_budget_is_kept_and_what_was_not_reached_is_skipped(tmp_path):
-    arms = {
-        name: (make_arm("a", name, work_s=0.02), make_arm("b", name, work_s=0.02)) for name in ("one", "two", "three")
-    }
+    names = ("one", "two", "three")
+    arms = {name: (make_arm("a", name, work_s=0.03), make_arm("b", name, work_s=0.03)) for name in names}
+    comparisons = [make_comparison(*pair, name=name) for name, pair in arms.items()]
     begin = time.monotonic()
-    result = run_fake(
-        tmp_path / "run",
-        *(make_comparison(*pair, name=name) for name, pair in arms.items()),
-        looks=(500,),
-        time_budget_s=2.0,
-    )
+    result = run_fake(tmp_path / "run", *comparisons, pilot_rounds=900, time_budget_s=2.0)
     assert time.monotonic() - begin <= 2.0 * 1.1 + 2
     assert result.outcome.state == "out of time"
-    assert [r.status for r in result.records if r.comparison == "one" and r.replicate == 1] == [Status.OK, Status.OK]
-    for name in ("two", "three"):
-        missing = [record for record in result.records if record.comparison == name]
-        assert {(record.arm, record.status) for record in missing} == {("a", Status.SKIPPED), ("b", Status.SKIPPED)}
-        assert all("the time budget of 2 s ran out" in record.reason for record in missing)
-
-
-def test_a_replicate_cut_by_the_budget_is_kept_but_not_counted(tmp_path):
-    comparison = make_comparison(make_arm("a", work_s=0.03), make_arm("b", work_s=0.03))
-    result = run_fake(tmp_path / "run", comparison, pilot_rounds=900, time_budget_s=2.0)
-    cut = [record for record in result.records if record.interrupted]
-    assert {record.replicate for record in cut} == {0}
-    assert {record.arm for record in cut} == {"a", "b"}
-    assert any(record.samples for record in cut)
-    skipped = [record for record in result.records if record.status is Status.SKIPPED]
-    assert {record.arm for record in skipped} == {"a", "b"}
+    skipped = {(r.comparison, r.arm): r.reason for r in result.records if r.status is Status.SKIPPED}
+    assert skipped.keys() == set(itertools.product(names, "ab"))
+    assert all("the time budget of 2 s ran out" in reason for reason in skipped.values())
+    cut = [record for record in result.records if record.status is not Status.SKIPPED]
+    assert {(record.comparison, record.arm, record.replicate) for record in cut} == {("one", "a", 0), ("one", "b", 0)}
+    assert all(record.interrupted and record.samples for record in cut)
+    assert counted(result.records) == []
 
 
 def test_each_comparison_gets_its_share_once_the_first_look_is_past(tmp_path):

@@ -141,7 +141,7 @@ def test_a_full_disk_keeps_what_was_written_and_says_so(run, monkeypatch):
 def test_a_device_without_room_gives_the_same_error(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "records.jsonl").symlink_to("/dev/full")
-    opened = Store.create(tmp_path / "run")
+    opened = Store(tmp_path / "run")
     with pytest.raises(FrugalbenchError, match="No space left on device"):
         opened.append([record(1)])
     opened.close()

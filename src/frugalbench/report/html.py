@@ -17,6 +17,7 @@ from frugalbench.report.tables import (
     facts_table,
     family_of,
     machine_table,
+    untested_table,
     verdicts_table,
 )
 from frugalbench.schema import Tier, Verdict
@@ -86,6 +87,10 @@ def _summary(runs: Sequence[Run], verdicts: Sequence[Verdict]) -> Iterable[str]:
     yield from (f'<p class="inconclusive">{escape(problem)}</p>' for problem in problems)
     yield "<h2>Verdicts</h2>"
     yield table_html(verdicts_table(verdicts))
+    absent = untested_table(verdicts)
+    if absent.rows:
+        summary = f"Not tested, and why ({len(absent.rows)} reasons)"
+        yield f"<details><summary>{summary}</summary>{table_html(absent)}</details>"
     if not charts.available():
         yield f'<p class="note">Tables only: charts need altair and vl-convert, <code>{escape(EXTRA_HINT)}</code></p>'
 

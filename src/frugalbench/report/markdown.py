@@ -12,6 +12,7 @@ from frugalbench.report.tables import (
     counts_text,
     facts_table,
     machine_table,
+    untested_table,
     verdicts_table,
 )
 from frugalbench.schema import Verdict
@@ -19,7 +20,8 @@ from frugalbench.schema import Verdict
 
 def verdicts_markdown(verdicts: Sequence[Verdict]) -> str:
     """The verdict table alone, as it is spliced into a README."""
-    return f"{table_markdown(verdicts_table(verdicts), heading=False)}\n{counts_text(verdicts)}.\n"
+    tables = [table for table in (verdicts_table(verdicts), untested_table(verdicts)) if table.rows]
+    return "\n".join([*(table_markdown(table, heading=False) for table in tables), f"{counts_text(verdicts)}.\n"])
 
 
 def markdown(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table] = ()) -> str:

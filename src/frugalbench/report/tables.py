@@ -6,7 +6,9 @@ A :class:`Table` holds text cells; a cell may carry a ``mark`` (an outcome, stat
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from frugalbench.analysis.claims import load_claims
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row
 from frugalbench.schema import Outcome, Status, Tier, Verdict
@@ -55,7 +57,17 @@ def ratio_text(verdict: Verdict) -> str:
         return DASH
     text = significant(verdict.ratio)
     bounds = interval(verdict.low, verdict.high)
-    return text if bounds == DASH else f"{text} {bounds}"
+    return text if bounds == DASH or verdict.low == verdict.high else f"{text} {bounds}"
+
+
+@lru_cache(maxsize=1)
+def _signs() -> dict[str, str]:
+    return {claim.id: "≥" if claim.direction == "at_least" else "≤" for claim in load_claims()}
+
+
+def threshold_text(verdict: Verdict) -> str:
+    """The threshold with the direction that the claim needs."""
+    return f"{_signs().get(verdict.claim, '')}{significant(verdict.threshold)}"
 
 
 def pair_text(verdict: Verdict) -> str:
@@ -75,11 +87,26 @@ def tier_text(tier: Tier | None) -> str:
     return tier.value if tier else DASH
 
 
+def untested_groups(verdicts: Sequence[Verdict]) -> dict[str, list[str]]:
+    """Reason to the claims that it leaves untested, so that a long list of claims stays short."""
+    groups: dict[str, dict[str, None]] = {}
+    for verdict in verdicts:
+        if verdict.verdict is Outcome.NOT_TESTED:
+            groups.setdefault(verdict.reason, {})[verdict.claim] = None
+    return {reason: list(claims) for reason, claims in groups.items()}
+
+
+def untested_table(verdicts: Sequence[Verdict]) -> Table:
+    """What was not tested, one row per reason."""
+    rows = tuple((Cell(", ".join(claims)), Cell(reason)) for reason, claims in untested_groups(verdicts).items())
+    return Table("Not tested", (("claims", False), ("why", False)), rows)
+
+
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
-    """All verdicts, one row each, in the order given."""
-    columns = ("claim", "regime", "arm", "verdict", "ratio [low, high]", "against", "of", "tier", "n", "why")
-    rows = tuple(_verdict_row(v) for v in verdicts)
-    return Table("Verdicts", tuple((c, c in ("ratio [low, high]", "against", "n")) for c in columns), rows)
+    """The verdicts that rest on something, one row each, in the order given."""
+    columns = ("claim", "regime", "arm", "verdict", "ratio [low, high]", "needs", "of", "tier", "n", "why")
+    rows = tuple(_verdict_row(v) for v in verdicts if v.verdict is not Outcome.NOT_TESTED)
+    return Table("Verdicts", tuple((c, c in ("ratio [low, high]", "needs", "n")) for c in columns), rows)
 
 
 def _verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
@@ -89,7 +116,7 @@ def _verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
         Cell(arm_text(verdict.arm)),
         Cell(verdict.verdict.value, mark=verdict.verdict.value, hint=verdict.reason),
         Cell(ratio_text(verdict), hint=how_text(verdict)),
-        Cell(significant(verdict.threshold)),
+        Cell(threshold_text(verdict)),
         Cell(pair_text(verdict)),
         Cell(tier_text(verdict.tier), mark=tier_text(verdict.tier)),
         Cell(str(verdict.replicates) if verdict.replicates else DASH),

@@ -16,10 +16,11 @@ from frugalbench.report.tables import (
     facts_table,
     machine_table,
     ratio_text,
+    threshold_text,
     tier_text,
+    untested_groups,
 )
 from frugalbench.schema import Outcome, Tier, Verdict
-from frugalbench.units import significant
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -96,8 +97,8 @@ def _verdict_parts(verdicts: Sequence[Verdict]) -> list["RenderableType"]:
 
 def _verdict_grid(verdicts: Sequence[Verdict]) -> "RenderableType":
     grid = _grid()
-    for title in ("claim and regime", "verdict", "ratio [low, high]", "vs", "tier"):
-        number = title in ("ratio [low, high]", "vs")
+    for title in ("claim and regime", "verdict", "ratio [low, high]", "needs", "tier"):
+        number = title in ("ratio [low, high]", "needs")
         grid.add_column(title, justify="right" if number else "left", no_wrap=title != "claim and regime")
     claim = None
     for verdict in verdicts:
@@ -109,8 +110,8 @@ def _verdict_grid(verdicts: Sequence[Verdict]) -> "RenderableType":
 
 
 def _verdict_cells(verdict: Verdict) -> Iterable["RenderableType"]:
-    texts = [f"  {label(verdict)}", verdict.verdict.value, ratio_text(verdict)]
-    texts += [significant(verdict.threshold), tier_text(verdict.tier)]
+    texts = [f" {label(verdict)}", verdict.verdict.value, ratio_text(verdict)]
+    texts += [threshold_text(verdict), tier_text(verdict.tier)]
     return [_text(Cell(text, mark=text)) for text in texts]
 
 
@@ -118,7 +119,7 @@ def label(verdict: Verdict) -> str:
     """Regime and candidate of a row; a star marks the best arm."""
     if verdict.candidate is None or verdict.tier is Tier.MODELLED:
         return verdict.regime
-    return f"{verdict.regime}  {verdict.candidate}{' *' if verdict.arm == 'best' else ''}"
+    return f"{verdict.regime} {verdict.candidate}{' *' if verdict.arm == 'best' else ''}"
 
 
 def _reasons(verdicts: Sequence[Verdict]) -> list["RenderableType"]:
@@ -134,11 +135,7 @@ def _reasons(verdicts: Sequence[Verdict]) -> list["RenderableType"]:
 
 
 def _untested(verdicts: Sequence[Verdict]) -> list["RenderableType"]:
-    """One entry per reason, so that a long list of claims stays short."""
-    claims: dict[str, dict[str, None]] = {}
-    for v in verdicts:
-        claims.setdefault(v.reason, {})[v.claim] = None
-    return [_indented(", ".join(names), reason) for reason, names in claims.items()]
+    return [_indented(", ".join(claims), reason) for reason, claims in untested_groups(verdicts).items()]
 
 
 def _indented(head: str, body: str) -> "RenderableType":
@@ -151,7 +148,7 @@ def _indented(head: str, body: str) -> "RenderableType":
 def _grid() -> "RichTable":
     from rich import box, table
 
-    return table.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    return table.Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, show_edge=False)
 
 
 def _text(cell: Cell, style: str | None = None) -> "RenderableType":
