@@ -116,11 +116,12 @@ def parse(raw: Mapping[str, Any], where: str) -> Config:
             raise FrugalbenchError(f"{where}: [[workload]] number {number} has no 'name'")
     measure = _table(raw, "measure", Measure, where)
     energy = _table(raw, "energy", Energy, where)
-    _check_ranges(measure, energy, where)
+    seed = _typed(raw.get("seed", 0), int, where, "seed")
+    _check_ranges(measure, energy, seed, where)
     return Config(
         name=_typed(raw.get("name", Path(where).stem), str, where, "name"),
         description=_typed(raw.get("description", ""), str, where, "description"),
-        seed=_typed(raw.get("seed", 0), int, where, "seed"),
+        seed=seed,
         measure=measure,
         energy=energy,
         workloads=tuple(workloads),
@@ -128,11 +129,13 @@ def parse(raw: Mapping[str, Any], where: str) -> Config:
     )
 
 
-def _check_ranges(measure: Measure, energy: Energy, where: str) -> None:
+def _check_ranges(measure: Measure, energy: Energy, seed: int, where: str) -> None:
     looks = measure.looks
     increasing = all(first < second for first, second in itertools.pairwise(looks))
     if not looks or looks[0] < 2 or not increasing:
         raise FrugalbenchError(f"{where}: [measure] 'looks' must be increasing numbers from 2 on, not {list(looks)}")
+    if seed < 0:
+        raise FrugalbenchError(f"{where}: 'seed' must not be negative, not {seed}")
     if not 0 < measure.alpha < 1:
         raise FrugalbenchError(f"{where}: [measure] 'alpha' must lie between 0 and 1, not {measure.alpha}")
     for name in _POSITIVE:

@@ -5,7 +5,6 @@ import signal
 import time
 
 import msgspec
-import pytest
 
 from frugalbench.schema import Decision, Skipped, Status
 from run import helpers
@@ -82,7 +81,6 @@ def test_a_finished_comparison_is_not_measured_again(tmp_path):
     assert again.outcome.decisions["fake"].stop
 
 
-@pytest.mark.xfail(strict=True, reason="a replicate counts as done as soon as one of its arms has a record")
 def test_a_replicate_of_which_only_some_records_reached_the_disk_is_made_whole(tmp_path):
     comparison = make_comparison(make_arm("a"), make_arm("b"))
     first = run_fake(tmp_path / "first", comparison)
@@ -138,14 +136,12 @@ def test_a_load_that_hangs_past_the_deadline_ends_the_run_in_time(tmp_path):
     assert result.outcome.state == "out of time"
 
 
-@pytest.mark.xfail(strict=True, reason="references and imports wait for load_limit_s, whatever is left of the budget")
 def test_a_reference_that_hangs_past_the_deadline_ends_the_run_in_time(tmp_path):
     begin = time.monotonic()
     run_fake(tmp_path / "run", make_comparison(make_arm("a", hang_in="reference")), time_budget_s=0.5, load_limit_s=3.5)
     assert time.monotonic() - begin <= 0.5 * 1.1 + 2
 
 
-@pytest.mark.xfail(strict=True, raises=(OSError, EOFError), reason="a template that died is not started again")
 def test_an_arm_that_takes_its_template_along_does_not_end_the_run(tmp_path):
     arms = make_arm("fine"), make_arm("deadly", log=str(tmp_path / "log"), die_in="load", how="template", die_at=1)
     result = run_fake(tmp_path / "run", make_comparison(*arms))
@@ -153,7 +149,6 @@ def test_an_arm_that_takes_its_template_along_does_not_end_the_run(tmp_path):
     assert [result.one(name, 2).status for name in ("fine", "deadly")] == [Status.OK] * 2
 
 
-@pytest.mark.xfail(strict=True, reason="an interrupted reference worker is asked to finish (10 s) instead of killed")
 def test_ctrl_c_during_a_reference_ends_at_once(tmp_path):
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 1.0)

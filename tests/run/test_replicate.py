@@ -80,7 +80,6 @@ def test_what_failed_in_the_pilot_is_not_tried_again(zoo, arm):
     assert sum(entry["name"] == arm for entry in log_entries(log, "load")) <= 1
 
 
-@pytest.mark.xfail(strict=True, reason="_references shows the reason as progress only; the record says nothing of it")
 def test_the_reason_of_a_missing_reference_is_the_exception(zoo):
     assert "ZeroDivisionError" in zoo[0].one("no-reference", 0).reason
 
@@ -138,7 +137,7 @@ def test_workers_are_fresh_and_come_from_one_template(zoo):
 def test_only_one_worker_computes_at_a_time(zoo):
     """The baton: no interval of one process overlaps an interval of another, loads and references included."""
     entries = sorted(log_entries(zoo[1]), key=lambda entry: entry["begin"])
-    assert {entry["what"] for entry in entries} == {"reference", "load", "output", "call"}
+    assert {entry["what"] for entry in entries} == {"reference", "start", "load", "output", "call"}
     assert len({entry["pid"] for entry in entries}) > 10
     for before, after in itertools.pairwise(entries):
         assert after["begin"] >= before["end"], (before, after)

@@ -90,7 +90,6 @@ def test_affordable_rounds_are_monotone(wanted, budget_s, replicates, fixed_s, r
     assert rounds(round_s=round_s + more) <= rounds()
 
 
-@pytest.mark.xfail(strict=True, reason="LEAST_ROUNDS overrides a config that asks for fewer")
 def test_fewer_rounds_than_the_least_are_never_raised_when_they_are_what_was_asked_for():
     assert schedule.affordable_rounds(2, 1e6, 1, 0.0, 0.0) == 2
     assert schedule.affordable_rounds(2, 1e6, 1, 0.1, 0.1) == 2

@@ -167,11 +167,6 @@ def test_finish_ends_the_worker_and_close_the_template(pool, tmp_path):
     assert gone_within([other.pid, *pool.pids()], 5)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(OSError, EOFError),
-    reason="Template.fork lets BrokenPipeError/EOFError escape: traceback, run lost",
-)
 def test_a_template_that_was_killed_is_a_gone_worker_and_nothing_worse(pool, tmp_path):
     worker, _ = load(pool, tmp_path)
     os.kill(pool.pids()[0], signal.SIGKILL)

@@ -95,7 +95,6 @@ def test_a_lossy_format_is_held_to_its_own_definition_and_to_its_limit(
         assert reply.facts["output_error"].value == pytest.approx(rms)
 
 
-@pytest.mark.xfail(strict=True, reason="the fact parity is set before the format limit is looked at")
 def test_parity_of_a_lossy_format_beyond_its_limit_is_not_claimed(session):
     """Right by its own definition, too far from the unquantised answer: failed, and the fact ``parity`` must agree."""
     reply = lossy(session, 1.0, 1.0, 0.1)

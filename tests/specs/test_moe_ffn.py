@@ -158,7 +158,6 @@ def test_bad_options_are_named(options, message):
     assert str(problem.value).startswith("test.toml [[workload]]")
 
 
-@pytest.mark.xfail(strict=True, reason="values that no layer can have are not refused by the spec")
 @pytest.mark.parametrize(
     "options",
     [

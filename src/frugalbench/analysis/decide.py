@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from frugalbench.analysis import paired
 from frugalbench.analysis.judge import Evidence, undecided
+from frugalbench.analysis.statistics import latest
 from frugalbench.schema import Claim, Decision, PairedRatio, Record, Verdict
 
 
@@ -23,7 +24,7 @@ def decide(
     look = sum(item <= replicates for item in looks)
     if replicates >= looks[-1]:
         return Decision(stop=True, look=look, reason=f"last planned look, at {replicates} replicates")
-    evidence = Evidence(records=tuple(records), machine="", alpha=alpha / len(looks), floor=floor)
+    evidence = Evidence(records=latest(records), machine="", alpha=alpha / len(looks), floor=floor)
     open_rows = undecided([row for claim in claims for row in _rows(claim, evidence)])
     if open_rows:
         names = sorted({f"{row.claim} {row.regime}" for row in open_rows})

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import measured_peaks
-from frugalbench.analysis.statistics import DEFAULT_FLOOR
+from frugalbench.analysis.statistics import DEFAULT_FLOOR, latest
 from frugalbench.schema import Claim, Outcome, Record, Status, Tier, Verdict
 from frugalbench.units import significant
 
@@ -35,7 +35,7 @@ def evidence_of(run: Run, floor: float = DEFAULT_FLOOR) -> Evidence:
     """The evidence that a stored run holds."""
     machine = run.manifest.machine_before
     return Evidence(
-        records=run.records,
+        records=latest(run.records),
         machine=str(machine.get("name") or machine.get("fingerprint") or "unknown"),
         alpha=spent_alpha(run.manifest.config),
         floor=floor,

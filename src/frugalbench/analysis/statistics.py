@@ -41,6 +41,12 @@ def counted(record: Record) -> bool:
     return record.replicate > 0 and not record.interrupted and record.status in (Status.OK, Status.CAPPED)
 
 
+def latest(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The last record of each case and replicate: a resumed run measures a half-written replicate again."""
+    found = {(r.comparison, r.arm, r.case.id, r.replicate, r.interrupted): r for r in records}
+    return tuple(found.values())
+
+
 def void_rounds(records: Iterable[Record]) -> dict[tuple[str, str, int], set[int]]:
     """Rounds that the environment spoilt for any arm, by comparison, regime and replicate."""
     spoilt: dict[tuple[str, str, int], set[int]] = {}

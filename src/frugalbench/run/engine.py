@@ -122,18 +122,22 @@ class Engine:
         if left_s <= 0:
             self._out_of_time(comparison)
             return
-        done = {record.replicate for record in self._of(comparison)}
+        done = self._done(comparison)
         self._look(comparison, max(done & set(self.measure.looks), default=0))
         if self._decided(comparison):
             return
-        references = self._references(comparison)
+        references, unreferenced = self._references(comparison)
+        if time.monotonic() >= self.setting.deadline_s:
+            self._out_of_time(comparison)
+            return
         left_s = self.setting.deadline_s - time.monotonic()
         budget_end_s = time.monotonic() + schedule.share_of_budget(left_s, comparison, waiting)
         rounds = self.measure.rounds
         for number in range(self.measure.looks[-1] + 1):
             if number in done:
                 continue
-            replicate = self._replicate(comparison, number, rounds if number else self.measure.pilot_rounds, references)
+            wanted = rounds if number else self.measure.pilot_rounds
+            replicate = self._replicate(comparison, number, wanted, references, unreferenced)
             if replicate.out_of_time:
                 self._out_of_time(comparison)
                 return
@@ -146,6 +150,15 @@ class Engine:
                 self._stop(comparison, f"its share of the time budget is spent after {number} replicates")
                 return
 
+    def _done(self, comparison: Comparison) -> set[int]:
+        """Replicates of which every case that was to be measured has a record; the rest is measured again."""
+        dropped = self._dropped(comparison)
+        wanted = {case.id for arm in comparison.arms for case in arm.cases}
+        found: dict[int, set[str]] = {}
+        for record in self._of(comparison):
+            found.setdefault(record.replicate, set()).add(record.case.id)
+        return {number for number, cases in found.items() if cases >= (wanted - dropped if number else wanted)}
+
     def _slack_s(self, number: int) -> float:
         """What a comparison that has not reached its first look may take beyond its share from those after it."""
         left_s = self.setting.deadline_s - time.monotonic()
@@ -157,12 +170,13 @@ class Engine:
         left_s = budget_end_s - time.monotonic()
         return schedule.affordable_rounds(self.measure.rounds, left_s, to_come, replicate.fixed_s, replicate.round_s)
 
-    def _replicate(self, comparison: Comparison, number: int, rounds: int, references: dict[str, str]) -> Replicate:
+    def _replicate(
+        self, comparison: Comparison, number: int, rounds: int, references: dict[str, str], unreferenced: dict[str, str]
+    ) -> Replicate:
         name = f"replicate {number} of up to {self.measure.looks[-1]}" if number else "pilot"
         self.progress(f"{comparison.id}: {name}, {rounds} rounds")
-        replicate = Replicate(
-            self.setting, self.pool, comparison, number, rounds, references, self._dropped(comparison)
-        )
+        dropped = self._dropped(comparison)
+        replicate = Replicate(self.setting, self.pool, comparison, number, rounds, references, unreferenced, dropped)
         try:
             replicate.run()
         finally:
@@ -191,29 +205,38 @@ class Engine:
             if record.replicate == 0 and (record.status is Status.FAILED or not record.samples)
         }
 
-    def _references(self, comparison: Comparison) -> dict[str, str]:
-        """Float64 references, computed once per run in a worker of their own and mapped by all others."""
+    def _references(self, comparison: Comparison) -> tuple[dict[str, str], dict[str, str]]:
+        """Folders of the float64 references by case, and why there is none; once per run, in workers of their own."""
         paths: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         for arm in comparison.arms:
             self.progress(f"{comparison.id}: artefacts and reference of {arm.id}")
             try:
                 paths.update(self._reference(arm))
             except WorkerGone as gone:
-                self.progress(f"{comparison.id}: no reference for {arm.id}: {gone}")
-        return paths
+                reasons.update({case.id: str(gone) for case in arm.cases})
+        return paths, reasons
 
     def _reference(self, arm: Arm) -> dict[str, str]:
         worker, template_id = self.pool.start(arm.imports)
         try:
-            worker.request(make_job(self.setting, arm, template_id), self.measure.load_limit_s)
+            worker.request(make_job(self.setting, arm, template_id), self._limit_s())
             self._prepare(worker)
-            reply = worker.request(protocol.Reference(), self.measure.load_limit_s)
-        finally:
-            worker.finish()
+            reply = worker.request(protocol.Reference(), self._limit_s())
+        except BaseException:
+            worker.kill()
+            worker.close()
+            raise
+        worker.finish()
         if isinstance(reply, protocol.Problem):
             raise WorkerGone(reply.reason)
         paths: dict[str, str] = reply.paths
         return paths
+
+    def _limit_s(self) -> float:
+        """The load limit, or what is left of the time budget."""
+        left_s = self.setting.deadline_s + self.setting.grace_s - time.monotonic()
+        return min(self.measure.load_limit_s, max(0.1, left_s))
 
     def _prepare(self, worker: Worker) -> None:
         """Exports and compilations that are not cached yet; their time extends the deadline and is told apart."""

@@ -91,6 +91,7 @@ class Replicate:
         number: int,
         rounds: int,
         references: dict[str, str],
+        unreferenced: dict[str, str],
         dropped: set[str],
     ):
         self.setting = setting
@@ -99,6 +100,7 @@ class Replicate:
         self.number = number
         self.rounds = rounds
         self.references = references
+        self.unreferenced = unreferenced
         self.arms = [state for state in (_arm_state(arm, dropped) for arm in comparison.arms) if state.cases]
         self.previous_pid: int | None = None
         self.turns = 0
@@ -173,7 +175,8 @@ class Replicate:
         limit_s = _VERIFY_LIMIT_S if self.number else _PILOT_VERIFY_LIMIT_S
         path = self.references.get(item.case.id)
         if path is None:
-            raise _Refused("no float64 reference could be computed")
+            why = self.unreferenced.get(item.case.id, "unknown")
+            raise _Refused(f"no float64 reference could be computed: {why}")
         request = protocol.Verify(case=item.case.id, reference=path, limit_s=limit_s)
         reply = self._ask(state, request, self.setting.measure.load_limit_s)
         item.verification = reply.verification
@@ -192,7 +195,7 @@ class Replicate:
         item.warmup = reply.warmup
         if item.call_s > measure.cap_call_s:
             item.fail(
-                f"one call takes {item.call_s:.1f} s, more than the cap of {measure.cap_call_s:.0f} s", Status.CAPPED
+                f"one call takes {item.call_s:.1f} s, more than the cap of {measure.cap_call_s:g} s", Status.CAPPED
             )
 
     def _regime(self, regime: str) -> None:

@@ -52,7 +52,7 @@ def affordable_rounds(wanted: int, budget_s: float, replicates: int, fixed_s: fl
     if round_s <= 0 or replicates <= 0:
         return wanted
     fits = int((budget_s / replicates - fixed_s) / round_s)
-    return max(LEAST_ROUNDS, min(wanted, fits))
+    return max(min(LEAST_ROUNDS, wanted), min(wanted, fits))
 
 
 def share_of_budget(left_s: float, comparison: Comparison, waiting: Sequence[Comparison]) -> float:

@@ -130,6 +130,7 @@ class Template:
         self.id = name
         self.modules = modules
         self.pid = pid
+        self.dead = False
         self._control = control
         self._exits: dict[int, int] = {}
         self._log = log
@@ -158,10 +159,14 @@ class Template:
 
     def _fork(self, words: list[str]) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control, ["\0".join(words).encode()], [theirs.fileno()])
-        while not isinstance(reply := protocol.receive(self._control, template.FromTemplate), template.Forked):
-            self._note(reply)
+        try:
+            with theirs:
+                socket.send_fds(self._control, ["\0".join(words).encode()], [theirs.fileno()])
+            while not isinstance(reply := protocol.receive(self._control, template.FromTemplate), template.Forked):
+                self._note(reply)
+        except (OSError, EOFError):
+            self.dead = True
+            raise WorkerGone(f"the template process of {', '.join(sorted(self.modules))} died") from None
         return ours, reply.pid
 
     def _note(self, message: Any) -> None:
@@ -223,6 +228,7 @@ class Pool:
         self._scratch = scratch
         self._limit_s = limit_s
         self._templates: dict[frozenset[str], Template] = {}
+        self._made = 0
         self._started = 0
 
     def template(self, modules: tuple[str, ...]) -> Template:
@@ -231,30 +237,37 @@ class Pool:
         It grows out of the one that has most of them already, so that a heavy library is imported once a run.
         """
         wanted = frozenset(modules)
-        if wanted not in self._templates:
-            self._templates[wanted] = self._make(modules)
-        found = self._templates[wanted]
+        found = self._templates.get(wanted)
+        if found is None or found.dead:
+            found = self._templates[wanted] = self._make(modules)
         if found.ready.problem:
             raise WorkerGone(found.ready.problem)
         return found
 
     def _make(self, modules: tuple[str, ...]) -> Template:
-        name = f"template-{len(self._templates) + 1}"
+        self._made += 1
+        name = f"template-{self._made}"
         log = self._scratch / f"{name}.log"
         usable = [item for item in self._templates.values() if item.modules < frozenset(modules) and _forkable(item)]
         base = max(usable, key=lambda item: len(item.modules), default=None)
-        if base is None:
-            return start_template(name, modules, log, self._limit_s)
-        return base.extend(name, modules, log, self._limit_s)
+        if base is not None:
+            with contextlib.suppress(WorkerGone):
+                return base.extend(name, modules, log, self._limit_s)
+        return start_template(name, modules, log, self._limit_s)
 
     def start(self, modules: tuple[str, ...]) -> tuple[Worker, str | None]:
         """A fresh worker and the id of its template, or ``None`` where it had to be spawned."""
         self._started += 1
         log = self._scratch / f"worker-{self._started}.log"
-        found = self.template(modules)
-        if not _forkable(found):
-            return spawn(log), None
-        return found.fork(log), found.id
+        for _ in range(2):
+            found = self.template(modules)
+            if not _forkable(found):
+                return spawn(log), None
+            try:
+                return found.fork(log), found.id
+            except WorkerGone:
+                continue
+        raise WorkerGone(f"the template process of {', '.join(modules)} keeps dying")
 
     def pids(self) -> list[int]:
         """Process ids of all templates."""
@@ -271,7 +284,7 @@ class Pool:
 
 
 def _forkable(item: Template) -> bool:
-    return not item.ready.problem and item.ready.threads == 1
+    return not item.dead and not item.ready.problem and item.ready.threads == 1
 
 
 def check_platform() -> None:

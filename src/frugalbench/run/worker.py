@@ -27,7 +27,7 @@ from frugalbench.workloads.base import Arrays, Bound, Context
 _STEADY_SHARE = 0.1
 """Warm-up ends when three successive blocks agree within this share."""
 _WARMUP_BLOCK_S = 0.004
-_LEAST_CHECKED = 1
+_LEAST_CHECKED = 2
 """Positions of the rotation that are always verified, whatever the time limit."""
 
 
@@ -190,21 +190,17 @@ class Session:
     def _verdict_on(
         case: Any, bound: Bound, worst: float, distance: float | None, lossy: bool, checked: int
     ) -> protocol.Verified:
-        tolerance = case.tolerance
-        limit = case.params.get("format_tolerance")
-        passed = checked > 0 and worst <= tolerance
+        tolerance, limit = case.tolerance, case.params.get("format_tolerance")
         against = "the float64 answer of the stored format" if lossy else "the float64 reference"
         what = f"{checked} of {bound.rotation} positions against {against}"
-        facts = {"parity": Quantity(value=float(passed), unit="1", tier=Tier.MEASURED, source=what)}
+        passed = checked > 0 and worst <= tolerance
+        facts = {}
         if lossy and distance is not None:
-            facts["output_error"] = Quantity(
-                value=distance,
-                unit="1",
-                tier=Tier.MEASURED,
-                source="relative RMS against the unquantised float64 answer",
-            )
+            source = "relative RMS against the unquantised float64 answer"
+            facts["output_error"] = Quantity(value=distance, unit="1", tier=Tier.MEASURED, source=source)
             if limit is not None and distance > limit:
                 passed, what = False, f"{what}; {distance:.3g} from the unquantised answer, format allows {limit:.3g}"
+        facts["parity"] = Quantity(value=float(passed), unit="1", tier=Tier.MEASURED, source=what)
         finite = worst if np.isfinite(worst) else None
         return protocol.Verified(
             verification=Verification(error=finite, tolerance=tolerance, passed=passed, what=what), facts=facts

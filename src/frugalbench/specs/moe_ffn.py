@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from frugalbench.schema import Arm, Case, Comparison, Cost
+from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError
 from frugalbench.specs import accounting
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
 from frugalbench.specs.shapes import load_shapes
@@ -49,6 +49,7 @@ DEFAULTS: dict[str, Any] = {
 def expand(settings: Settings, machine: MachineView) -> Expansion:
     """One comparison: the arms named in ``variants``, each with a case per regime."""
     options = take(settings, DEFAULTS)
+    _check(settings, options)
     for variant in options["variants"]:
         choose(settings, "variant", variant, VARIANTS)
     for regime in options["regimes"]:
@@ -57,6 +58,8 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     choose(settings, "shape", options["shape"], shapes)
     stream = options["stream_bytes"] or min(max(4 * machine.last_level_cache_bytes, 64 * _MIB), 512 * _MIB)
     layer = layer_params(shapes[options["shape"]], options["scale"])
+    if min(layer["d_model"], layer["d_expert"]) < 1:
+        raise FrugalbenchError(f"{settings.where}: 'scale' {options['scale']} leaves a layer of no width")
     label = f"{options['shape']}@{options['scale']:g}"
     arms = [
         _arm(settings, variant, label, _with_copies(layer, variant, stream, settings.threads), options)
@@ -65,6 +68,20 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     return Expansion(
         comparisons=(Comparison(id=f"{WORKLOAD}/{label}", workload=WORKLOAD, arms=tuple(arms), estimate_s=10.0),)
     )
+
+
+def _check(settings: Settings, options: dict[str, Any]) -> None:
+    """Raise :class:`FrugalbenchError` for values that no layer can have."""
+    for key in ("variants", "regimes"):
+        if not options[key]:
+            raise FrugalbenchError(f"{settings.where}: '{key}' is empty; leave it out for the default")
+    for key in ("decode_tokens", "batch_tokens", "prefill_tokens", "training_tokens"):
+        if options[key] < 1:
+            raise FrugalbenchError(f"{settings.where}: '{key}' must be at least 1, not {options[key]}")
+    if options["stream_bytes"] < 0:
+        raise FrugalbenchError(f"{settings.where}: 'stream_bytes' must not be negative (0 is automatic)")
+    if not 0 < options["scale"] <= 1:
+        raise FrugalbenchError(f"{settings.where}: 'scale' must lie between 0 and 1, not {options['scale']}")
 
 
 def layer_params(shape: Any, scale: float) -> dict[str, Any]:

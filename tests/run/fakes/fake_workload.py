@@ -76,7 +76,7 @@ def earlier_starts(params, arm):
     if "log" not in params or not Path(params["log"]).exists():
         return 0
     entries = map(json.loads, Path(params["log"]).read_text().splitlines())
-    return sum(entry["what"] == "load" and entry["name"] == arm for entry in entries)
+    return sum(entry["what"] == "start" and entry["name"] == arm for entry in entries)
 
 
 class Loaded:
@@ -85,6 +85,8 @@ class Loaded:
     def __init__(self, arm):
         params = arm.cases[0].params
         self.start = earlier_starts(params, arm.id)
+        with logged(params, arm.id, "start"):
+            pass
         with logged(params, arm.id, "load"):
             self.held = np.ones(params.get("hold_bytes", 0), np.uint8)
             time.sleep(params.get("slow_load", 0))
