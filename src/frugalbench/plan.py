@@ -64,7 +64,11 @@ def _select(comparison: Comparison, only: str | None) -> Comparison | None:
     if not arms:
         return None
     return Comparison(
-        id=comparison.id, workload=comparison.workload, arms=tuple(arms), estimate_s=comparison.estimate_s
+        id=comparison.id,
+        workload=comparison.workload,
+        arms=tuple(arms),
+        estimate_s=comparison.estimate_s,
+        competes=comparison.competes,
     )
 
 

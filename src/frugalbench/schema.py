@@ -114,6 +114,8 @@ class Comparison(Frozen, frozen=True, kw_only=True):
     arms: tuple[Arm, ...]
     estimate_s: float = 0.0
     """Rough time for one replicate, for planning."""
+    competes: bool = True
+    """Whether arms compete, so that a pilot has to choose among them."""
 
 
 class Skipped(Frozen, frozen=True, kw_only=True):

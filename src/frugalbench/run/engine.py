@@ -133,7 +133,7 @@ class Engine:
         left_s = self.setting.deadline_s - time.monotonic()
         budget_end_s = time.monotonic() + schedule.share_of_budget(left_s, comparison, waiting)
         rounds = self.measure.rounds
-        for number in range(self.measure.looks[-1] + 1):
+        for number in range(_first(comparison), self.measure.looks[-1] + 1):
             if number in done:
                 continue
             wanted = rounds if number else self.measure.pilot_rounds
@@ -176,7 +176,10 @@ class Engine:
         name = f"replicate {number} of up to {self.measure.looks[-1]}" if number else "pilot"
         self.progress(f"{comparison.id}: {name}, {rounds} rounds")
         dropped = self._dropped(comparison)
-        replicate = Replicate(self.setting, self.pool, comparison, number, rounds, references, unreferenced, dropped)
+        first = number == _first(comparison)
+        replicate = Replicate(
+            self.setting, self.pool, comparison, number, rounds, references, unreferenced, dropped, first
+        )
         try:
             replicate.run()
         finally:
@@ -202,7 +205,7 @@ class Engine:
         return {
             record.case.id
             for record in self._of(comparison)
-            if record.replicate == 0 and (record.status is Status.FAILED or not record.samples)
+            if record.replicate == _first(comparison) and (record.status is Status.FAILED or not record.samples)
         }
 
     def _references(self, comparison: Comparison) -> tuple[dict[str, str], dict[str, str]]:
@@ -254,6 +257,11 @@ class Engine:
             self._append(
                 [_skip_record(comparison.id, case, arm.id, reason) for arm in comparison.arms for case in arm.cases]
             )
+
+
+def _first(comparison: Comparison) -> int:
+    """Number of the first replicate: the pilot, 0, unless nothing has to be chosen."""
+    return 0 if comparison.competes else 1
 
 
 def _skip_record(comparison: str, case: Case, arm: str, reason: str) -> Record:

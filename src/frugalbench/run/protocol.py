@@ -51,6 +51,8 @@ class Verify(msgspec.Struct, frozen=True, tag=True):
     case: str
     reference: str
     limit_s: float
+    least: int = 2
+    """Positions of the rotation that are checked whatever the time limit."""
 
 
 class Calibrate(msgspec.Struct, frozen=True, tag=True):

@@ -22,9 +22,9 @@ from frugalbench.schema import (
 )
 from frugalbench.schema import Worker as WorkerInfo
 
-_VERIFY_LIMIT_S = 0.2
-"""After this long, verification stops at the positions checked so far; the pilot checks longer."""
-_PILOT_VERIFY_LIMIT_S = 4.0
+_PILOT_VERIFY_LIMIT_S = 0.5
+"""After this long, the pilot's verification of a case stops at the positions checked so far (at least two). Later
+replicates hold the same weights by construction and check one position each."""
 _TURN_GRACE_S = 20.0
 
 
@@ -93,11 +93,13 @@ class Replicate:
         references: dict[str, str],
         unreferenced: dict[str, str],
         dropped: set[str],
+        first: bool,
     ):
         self.setting = setting
         self.pool = pool
         self.comparison = comparison
         self.number = number
+        self.first = first
         self.rounds = rounds
         self.references = references
         self.unreferenced = unreferenced
@@ -172,12 +174,16 @@ class Replicate:
             item.fail(str(refused))
 
     def _verify(self, state: ArmState, item: CaseState) -> None:
-        limit_s = _VERIFY_LIMIT_S if self.number else _PILOT_VERIFY_LIMIT_S
         path = self.references.get(item.case.id)
         if path is None:
             why = self.unreferenced.get(item.case.id, "unknown")
             raise _Refused(f"no float64 reference could be computed: {why}")
-        request = protocol.Verify(case=item.case.id, reference=path, limit_s=limit_s)
+        request = protocol.Verify(
+            case=item.case.id,
+            reference=path,
+            limit_s=_PILOT_VERIFY_LIMIT_S if self.first else 0.0,
+            least=2 if self.first else 1,
+        )
         reply = self._ask(state, request, self.setting.measure.load_limit_s)
         item.verification = reply.verification
         item.facts.update(reply.facts)

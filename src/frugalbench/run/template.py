@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
 def serve(control: socket.socket, modules: list[str]) -> None:
     """Import, report, then fork workers and further templates until the parent is gone."""
     started = time.monotonic()
-    problem = _import(modules)
+    problem = _import([*modules, "frugalbench.run.worker"])
     gc.collect()
     gc.freeze()
     protocol.send(control, Ready(thread_count(), time.monotonic() - started, problem))

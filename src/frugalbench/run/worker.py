@@ -27,8 +27,6 @@ from frugalbench.workloads.base import Arrays, Bound, Context
 _STEADY_SHARE = 0.1
 """Warm-up ends when three successive blocks agree within this share."""
 _WARMUP_BLOCK_S = 0.004
-_LEAST_CHECKED = 2
-"""Positions of the rotation that are always verified, whatever the time limit."""
 
 
 def serve(channel: Any) -> None:
@@ -156,7 +154,7 @@ class Session:
         stop = time.monotonic() + request.limit_s
         worst, distance, checked = 0.0, None, 0
         for index in range(bound.rotation):
-            if checked >= _LEAST_CHECKED and time.monotonic() > stop:
+            if checked >= request.least and time.monotonic() > stop:
                 break
             if own is None and index >= known:
                 break

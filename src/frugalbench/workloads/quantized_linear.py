@@ -45,7 +45,7 @@ def load(arm: Arm, context: Context) -> "QuantizedLinear":
     """Fill, quantise and hold the arm's matrices, one at a time. Raises ``RuntimeError`` for an unknown scheme."""
     case = arm.cases[0]
     p = case.params
-    source = partial(_source, p["seed"], p["n"], p["k"])
+    source = partial(_drawn, context.scratch_dir, p["seed"], p["n"], p["k"])
     if "torch" in arm.imports:
         import torch
 
@@ -165,6 +165,19 @@ def _source(seed: int, n: int, k: int, copy: int) -> np.ndarray:
     return weights(seed, copy, n, k)
 
 
+def _drawn(scratch: Path, seed: int, n: int, k: int, copy: int) -> np.ndarray:
+    """The matrix as :func:`weights` draws it; the first few are drawn once per run and read by every later worker."""
+    if copy >= REFERENCE_COPIES:
+        return weights(seed, copy, n, k)
+    file = scratch / "weights" / f"{n}x{k}-seed{seed}-{copy}.npy"
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        partial_file = file.with_suffix(f".{os.getpid()}.npy")
+        np.save(partial_file, weights(seed, copy, n, k))
+        partial_file.replace(file)
+    return np.asarray(np.load(file))
+
+
 def _bytes(value: float, source: str) -> Quantity:
     return Quantity(value=float(value), unit="byte", tier=Tier.MEASURED, source=source)
 
@@ -180,7 +193,9 @@ def _linear(case: Case, source: Source, context: Context) -> Linear:
     if case.backend == "bitsandbytes":
         from frugalbench.workloads.layers.quant_bnb import BitsAndBytes
 
-        return BitsAndBytes(source, copies, scheme, context.device)
+        folder = f"{scheme}-{p['n']}x{p['k']}-seed{p['seed']}"
+        cache = context.cache_dir / "quantized_linear" / folder
+        return BitsAndBytes(source, copies, scheme, context.device, cache)
     from frugalbench.workloads.layers.quant_torch import TorchDense, TorchDynamicInt8
 
     if scheme == "int8":
@@ -199,5 +214,5 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 def prepare(arm: Arm, context: Context) -> None:
     """Quantise and store the graphs that are not cached yet; arms that quantise in memory have nothing to prepare."""
-    if arm.cases[0].backend == "onnxruntime":
+    if arm.cases[0].backend == "onnxruntime" or arm.cases[0].params["scheme"] == "nf4":
         load(arm, context).close()

@@ -2,12 +2,25 @@
 
 import copy as copying
 import logging
+import os
+import time
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from frugalbench.schema import Artefact
-from frugalbench.workloads.layers.quant_stored import Source, Stored, bfloat16, int8_rows, nf4_blocks, plain, token_int8
+from frugalbench.workloads.layers.quant_stored import (
+    Source,
+    Stored,
+    bfloat16,
+    fingerprint,
+    int8_rows,
+    nf4_blocks,
+    plain,
+    token_int8,
+)
 
 OUTLIER_THRESHOLD = 6.0
 """``llm_int8_threshold`` of transformers' BitsAndBytesConfig, and the value of the paper (arXiv 2208.07339)."""
@@ -19,7 +32,7 @@ class BitsAndBytes:
     artefacts: tuple[Artefact, ...] = ()
     lossy = True
 
-    def __init__(self, source: Source, copies: int, scheme: str, device: str) -> None:
+    def __init__(self, source: Source, copies: int, scheme: str, device: str, cache: Path | None = None) -> None:
         import bitsandbytes
         import torch
 
@@ -28,7 +41,7 @@ class BitsAndBytes:
         self._torch, self._bnb = torch, bitsandbytes
         self._device = device
         self._nf4 = scheme == "nf4"
-        self._layers = [self._quantise(source(copy)) for copy in range(copies)]
+        self._layers = [self._layer(source, copy, cache) for copy in range(copies)]
         self._stored_bytes = self.stored(0).size_bytes
         if self._fused_nf4:
             self._rearrange()
@@ -50,6 +63,41 @@ class BitsAndBytes:
         avx512 = self._torch.backends.cpu.get_cpu_capability() == "AVX512"
         product = "int8" if self._device != "cpu" or avx512 else "float32"
         return f"bitsandbytes::int8_mixed_scaled_mm, {product} product"
+
+    def _layer(self, source: Source, copy: int, cache: Path | None) -> Any:
+        """One quantised layer; NF4 codes, which bitsandbytes is slow to find on a CPU, are kept in ``cache``."""
+        if cache is None or not self._nf4 or self._device != "cpu":
+            return self._quantise(source(copy))
+        file = cache / f"copy{copy}-{self._bnb.__version__}.npz"
+        kept = _kept(file)
+        cached = kept is not None
+        if kept is None:
+            started = time.perf_counter()
+            layer = self._quantise(source(copy))
+            kept = _keep(file, layer.weight, time.perf_counter() - started)
+        else:
+            layer = self._restored(kept)
+        build_s = sum(artefact.build_s for artefact in self.artefacts) + float(kept["build_s"])
+        cached &= all(artefact.cached for artefact in self.artefacts)
+        self.artefacts = (Artefact(name="NF4 codes", build_s=build_s, cached=cached),)
+        return layer
+
+    def _restored(self, kept: dict[str, np.ndarray]) -> Any:
+        torch, functional = self._torch, self._bnb.functional
+        n, k = (int(size) for size in kept["shape"])
+        state = functional.QuantState(
+            absmax=torch.from_numpy(kept["absmax"]),
+            shape=torch.Size((n, k)),
+            code=torch.from_numpy(kept["code"]),
+            blocksize=int(kept["blocksize"]),
+            quant_type="nf4",
+            dtype=torch.float32,
+        )
+        layer = self._bnb.nn.Linear4bit(k, n, bias=False, compress_statistics=False, quant_type="nf4", device="meta")
+        layer.weight = self._bnb.nn.Params4bit.from_prequantized(
+            torch.from_numpy(kept["packed"]), state.as_dict(packed=True), device="cpu", module=layer
+        )
+        return layer.eval()
 
     def _quantise(self, weights_NK: np.ndarray) -> Any:
         """Quantise one matrix; its float32 weights are let go."""
@@ -127,3 +175,33 @@ class BitsAndBytes:
 
     def close(self) -> None:
         """Nothing outlives the process."""
+
+
+def _kept(file: Path) -> dict[str, np.ndarray] | None:
+    """What :func:`_keep` wrote, or ``None`` when it is missing or damaged."""
+    try:
+        with np.load(file) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    return found if fingerprint(found["packed"], found["absmax"]) == str(found["fingerprint"]) else None
+
+
+def _keep(file: Path, weight: Any, build_s: float) -> dict[str, np.ndarray]:
+    """Write the codes and scales of a freshly quantised weight; the file appears at once and whole."""
+    state = weight.quant_state
+    packed, absmax = weight.data.numpy().copy(), state.absmax.numpy().copy()
+    arrays = {
+        "packed": packed,
+        "absmax": absmax,
+        "code": state.code.numpy().copy(),
+        "shape": np.array(state.shape),
+        "blocksize": np.array(state.blocksize),
+        "build_s": np.array(build_s),
+        "fingerprint": np.array(fingerprint(packed, absmax)),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.npz")
+    np.savez(partial, **arrays)
+    partial.replace(file)
+    return arrays
