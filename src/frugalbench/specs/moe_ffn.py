@@ -66,7 +66,7 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
         for variant in options["variants"]
     ]
     return Expansion(
-        comparisons=(Comparison(id=f"{WORKLOAD}/{label}", workload=WORKLOAD, arms=tuple(arms), estimate_s=9.0),)
+        comparisons=(Comparison(id=f"{WORKLOAD}/{label}", workload=WORKLOAD, arms=tuple(arms), estimate_s=7.0),)
     )
 
 

@@ -41,7 +41,7 @@ TOLERANCE = 1e-4
 altered weight of a block exceeds it (tests)."""
 PEAKS = ("fp32_flop_per_s", "read_bytes_per_s")
 FP32_BYTES = 4
-_LOAD_ESTIMATE_S = 1.8
+_LOAD_ESTIMATE_S = 1.2
 
 _COMPILE = ("frugalbench.backends.torch_compile", "torch", "torch._dynamo", "torch._inductor.compile_fx")
 IMPORTS: dict[str, tuple[str, ...]] = {
