@@ -27,7 +27,7 @@ class Measure(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Length of one timed window; calls are repeated to fill it."""
     lead_in_s: float = 0.002
     warmup_limit_s: float = 0.25
-    quiet_limit_s: float = 0.05
+    quiet_limit_s: float = 0.25
     slow_call_s: float = 0.25
     """A call longer than this, and 20 times longer than the fastest arm's, makes a case ``capped``: one round each."""
     cap_call_s: float = 10.0

@@ -17,7 +17,7 @@ from typing import Any
 from frugalbench.meters.capabilities import Capability, ProbeResult, capabilities, deep_probes
 from frugalbench.meters.environment import (
     EnvironmentProbe,
-    process_cpu_clock_s,
+    has_running_thread,
     pss_bytes,
     void_reason,
     wait_until_quiet,
@@ -31,8 +31,8 @@ __all__ = [
     "ProbeResult",
     "capabilities",
     "deep_probes",
+    "has_running_thread",
     "load_average",
-    "process_cpu_clock_s",
     "pss_bytes",
     "throttle_count",
     "void_reason",

@@ -215,6 +215,8 @@ class Warmup(Frozen, frozen=True, kw_only=True):
     steady: bool
     call_s: float | None = None
     """Time per call at the end of it."""
+    placed_threads: int = 0
+    """Threads that are put on a core each for the length of a turn; 0 where the scheduler places them."""
 
 
 class Worker(Frozen, frozen=True, kw_only=True):

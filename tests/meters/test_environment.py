@@ -12,7 +12,7 @@ import pytest
 from frugalbench.meters.environment import (
     TICK_S,
     EnvironmentProbe,
-    process_cpu_clock_s,
+    has_running_thread,
     pss_bytes,
     void_reason,
     wait_until_quiet,
@@ -123,12 +123,11 @@ def test_the_probe_sees_its_own_cpu_time():
 
 
 def test_quiet_waiting_on_a_fake_clock():
-    ticking = iter([1.0, 2.0, 3.0, 3.0])
+    spinning = iter([True, False, True, False, False])  # one still look is not enough
     waits = []
-    assert wait_until_quiet(1, 60.0, clock_s=lambda _pid: next(ticking), sleep=waits.append)[1]
-    assert len(waits) == 3
-    count = iter(range(1000))
-    waited_s, quiet = wait_until_quiet(1, 0.0, clock_s=lambda _pid: float(next(count)), sleep=waits.append)
+    assert wait_until_quiet(1, 60.0, running=lambda _pid: next(spinning), sleep=waits.append)[1]
+    assert len(waits) == 4
+    waited_s, quiet = wait_until_quiet(1, 0.0, running=lambda _pid: True, sleep=waits.append)
     assert not quiet and waited_s >= 0
 
 
@@ -136,7 +135,7 @@ def test_quiet_waiting_on_real_processes():
     spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.1)
-        assert process_cpu_clock_s(spin.pid) > 0
+        assert has_running_thread(spin.pid)
         assert wait_until_quiet(spin.pid, 0.05, pause_s=0.01)[1] is False
         assert pss_bytes(spin.pid) > 100_000
     finally:

@@ -3,6 +3,7 @@
 Read from ``/proc`` through descriptors that stay open; a look costs tens of microseconds.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -139,34 +140,44 @@ def void_reason(environment: Environment, threads: int, cores: int) -> str | Non
     return None
 
 
-def process_cpu_clock_s(pid: int) -> float:
-    """CPU seconds of all threads of another process, by its clock. Raises ``OSError`` when it is gone."""
-    return time.clock_gettime((~pid) << 3 | 2)  # the kernel's encoding of a process's scheduler clock
+def has_running_thread(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether any thread of ``pid`` is running or runnable. Raises ``OSError`` when the process is gone.
+
+    The state in ``/proc`` is exact. The process's CPU clock is not: seen from outside it moves only with the scheduler
+    tick, so a spinning pool looks asleep for milliseconds.
+    """
+    for task in os.scandir(proc / str(pid) / "task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            stat = Path(task.path, "stat").read_text()
+            if stat[stat.rindex(")") + 2] == "R":
+                return True
+    return False
 
 
 def wait_until_quiet(
     pid: int,
     limit_s: float,
-    pause_s: float = 0.0005,
-    clock_s: Callable[[int], float] = process_cpu_clock_s,
+    pause_s: float = 0.0003,
+    running: Callable[[int], bool] = has_running_thread,
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[float, bool]:
-    """Wait until ``pid``'s CPU clock stands still between two looks, at most ``limit_s``.
+    """Wait until two looks in a row find no thread of ``pid`` running, at most ``limit_s``; pools spin on after work.
 
     Returns the seconds waited and whether it became quiet. A process that is gone is quiet.
     """
     started_s = time.monotonic()
+    still = 0
     try:
-        last = clock_s(pid)
-        while True:
-            sleep(pause_s)
-            now = clock_s(pid)
+        while still < 2:
+            still = 0 if running(pid) else still + 1
             waited_s = time.monotonic() - started_s
-            if now == last or waited_s >= limit_s:
-                return waited_s, now == last
-            last = now
+            if still < 2 and waited_s >= limit_s:
+                return waited_s, False
+            if still < 2:
+                sleep(pause_s)
     except OSError:
-        return time.monotonic() - started_s, True
+        pass
+    return time.monotonic() - started_s, True
 
 
 def pss_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from frugalbench import meters
 from frugalbench.meters import environment
-from frugalbench.run import protocol
+from frugalbench.run import placement, protocol
 from frugalbench.schema import Quantity, Tier, Verification, Warmup
 from frugalbench.workloads import BUILDERS
 from frugalbench.workloads.base import Arrays, Bound, Context
@@ -62,6 +62,7 @@ class Session:
         self.loaded: Any = None
         self.bound: dict[str, Bound] = {}
         self.position: dict[str, int] = {}
+        self.busy: dict[str, tuple[int, ...]] = {}
         self.cores = len(os.sched_getaffinity(0))
         self.meters = meters.pick(
             meters.MeterSettings(kind=job.meter, idle_w=job.idle_w, tdp_w=job.tdp_w, source=job.watts_source)
@@ -220,12 +221,26 @@ class Session:
             if block_s < _WARMUP_BLOCK_S:
                 per_block = max(per_block + 1, int(per_block * _WARMUP_BLOCK_S / max(block_s, 1e-7)))
             steady = len(blocks) >= 3 and max(blocks[-3:]) <= (1 + _STEADY_SHARE) * min(blocks[-3:])
-        warmup = Warmup(calls=calls, time_s=time.perf_counter() - started, steady=steady, call_s=min(blocks[-3:]))
+        before = placement.thread_cpu_ns()
+        window_s = self._run(request.case, bound, per_block)
+        self.busy[request.case] = placement.busy_threads(before, placement.thread_cpu_ns(), window_s, self.cores)
+        calls += per_block
+        warmup = Warmup(
+            placed_threads=len(self.busy[request.case]),
+            calls=calls,
+            time_s=time.perf_counter() - started,
+            steady=steady,
+            call_s=min(blocks[-3:]),
+        )
         return protocol.Calibrated(warmup=warmup)
 
     def turn(self, request: protocol.Turn) -> protocol.Turned:
         """Wait for quiet, run the untimed lead-in, then time."""
         bound = self.bound[request.case]
+        with placement.placed(self.busy.get(request.case, ())):
+            return self._turn(request, bound)
+
+    def _turn(self, request: protocol.Turn, bound: Bound) -> protocol.Turned:
         waited_s, quiet = 0.0, True
         if request.previous_pid is not None:
             waited_s, quiet = environment.wait_until_quiet(request.previous_pid, request.quiet_limit_s)
