@@ -82,7 +82,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
         raise FrugalbenchError(f"{path}: cannot be read: {problem.strerror}") from None
     for override in overrides:
         _apply(raw, override)
-    return parse(raw, str(path))
+    return parse(raw, str(path) if path == Path(name) else f"configs/{path.name}")
 
 
 def find_config(name: str) -> Path:

@@ -213,7 +213,9 @@ class Session:
         calls, steady = 0, False
         per_block = 1
         while not steady and (len(blocks) < 2 or time.perf_counter() - started < request.limit_s):
+            before = placement.thread_cpu_ns()
             block_s = self._run(request.case, bound, per_block)
+            self.busy[request.case] = placement.busy_threads(before, placement.thread_cpu_ns(), block_s, self.cores)
             calls += per_block
             blocks.append(block_s / per_block)
             if block_s > request.limit_s:
@@ -221,10 +223,6 @@ class Session:
             if block_s < _WARMUP_BLOCK_S:
                 per_block = max(per_block + 1, int(per_block * _WARMUP_BLOCK_S / max(block_s, 1e-7)))
             steady = len(blocks) >= 3 and max(blocks[-3:]) <= (1 + _STEADY_SHARE) * min(blocks[-3:])
-        before = placement.thread_cpu_ns()
-        window_s = self._run(request.case, bound, per_block)
-        self.busy[request.case] = placement.busy_threads(before, placement.thread_cpu_ns(), window_s, self.cores)
-        calls += per_block
         warmup = Warmup(
             placed_threads=len(self.busy[request.case]),
             calls=calls,
