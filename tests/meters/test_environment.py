@@ -131,6 +131,11 @@ def test_quiet_waiting_on_a_fake_clock():
     assert not quiet and waited_s >= 0
 
 
+def test_the_caller_itself_is_no_reason_to_wait():
+    waited_s, quiet = wait_until_quiet(os.getpid(), 5.0)
+    assert quiet and waited_s < 5.0
+
+
 def test_quiet_waiting_on_real_processes():
     spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:

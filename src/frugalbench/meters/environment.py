@@ -5,6 +5,7 @@ Read from ``/proc`` through descriptors that stay open; a look costs tens of mic
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -141,12 +142,15 @@ def void_reason(environment: Environment, threads: int, cores: int) -> str | Non
 
 
 def has_running_thread(pid: int, proc: Path = Path("/proc")) -> bool:
-    """Whether any thread of ``pid`` is running or runnable. Raises ``OSError`` when the process is gone.
+    """Whether any thread of ``pid`` but the caller's is running or runnable. ``OSError`` when the process is gone.
 
     The state in ``/proc`` is exact. The process's CPU clock is not: seen from outside it moves only with the scheduler
     tick, so a spinning pool looks asleep for milliseconds.
     """
+    caller = str(threading.get_native_id())
     for task in os.scandir(proc / str(pid) / "task"):
+        if task.name == caller:
+            continue
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             stat = Path(task.path, "stat").read_text()
             if stat[stat.rindex(")") + 2] == "R":
