@@ -222,10 +222,14 @@ def _extra(claim: Claim, group: Group, name: str, intervals: Mapping[str, Interv
     others = [f"{item.ratio:.3g} over {base}" for base, item in intervals.items() if base != strongest]
     if others:
         notes.append(", ".join(others))
-    missing = [
-        f"{base} left out ({group.absent.get(base, 'no measured peak')})" for base in _left_out(claim, intervals)
-    ]
+    missing = [f"{base} left out ({_why_left_out(group, base)})" for base in _left_out(claim, intervals)]
     return "; ".join(notes + missing)
+
+
+def _why_left_out(group: Group, base: str) -> str:
+    if base in group.counted:
+        return "its peak was not measured"
+    return group.absent.get(base, "not in this run's config")
 
 
 def _left_out(claim: Claim, intervals: Mapping[str, Interval]) -> list[str]:

@@ -81,7 +81,7 @@ def _comparison(cases: tuple[Case, ...], sizes: _Sizes) -> Comparison:
         )
         for case in cases
     )
-    return Comparison(id=WORKLOAD, workload=WORKLOAD, arms=arms, estimate_s=2.0, competes=False)
+    return Comparison(id=WORKLOAD, workload=WORKLOAD, arms=arms, estimate_s=1.2, competes=False)
 
 
 def _cases(sizes: _Sizes, device: str, seed: int) -> tuple[Case, ...]:
