@@ -22,7 +22,7 @@ Decide = Callable[[Sequence[Record], int], Decision]
 
 LEAST_REPLICATES = 2
 """With fewer there is no interval."""
-OVERDRAFT = 0.15
+OVERDRAFT = 0.25
 """Share of the remaining time that a comparison may take from the others to reach its first look."""
 
 

@@ -273,5 +273,5 @@ def _check(settings: Settings, options: dict[str, Any]) -> None:
 
 def _comparisons(name: str, arms: tuple[Arm, ...]) -> tuple[Comparison, ...]:
     """The estimate is rough: a fixed start per arm, weights filled and quantised at 1 GB/s, and the timed turns."""
-    estimate_s = sum(0.6 + arm.memory_bytes / 1e9 + 0.2 * len(arm.cases) for arm in arms)
+    estimate_s = sum(0.8 + arm.memory_bytes / 1e9 + 0.2 * len(arm.cases) for arm in arms)
     return (Comparison(id=name, workload=WORKLOAD, arms=arms, estimate_s=estimate_s),) if arms else ()
