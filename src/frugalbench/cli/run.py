@@ -1,7 +1,10 @@
 """``frugalbench run``."""
 
 import argparse
+import os
+import shutil
 import sys
+from pathlib import Path
 
 from frugalbench.cli import output
 from frugalbench.schema import Status
@@ -40,6 +43,14 @@ def main(arguments: argparse.Namespace) -> int:
     return 1 if any(record.status is Status.FAILED for record in done.records) else 0
 
 
+def _own_name() -> str:
+    """How this program can be called again from here: by name, or by its path in a virtual environment."""
+    called = Path(sys.argv[0])
+    if shutil.which("frugalbench") or called.name != "frugalbench":
+        return "frugalbench"
+    return os.path.relpath(called)
+
+
 def _closing(done: "object") -> None:
     from frugalbench.analysis.load import Run
 
@@ -62,4 +73,4 @@ def _closing(done: "object") -> None:
     for note in manifest.notes[:1]:
         print(f"Note: {note}.")
     print(f"Run directory: {done.path}")
-    print(f"Report:        frugalbench report {done.path} --format html --output {done.path}/report.html")
+    print(f"Report:        {_own_name()} report {done.path} --format html --output {done.path}/report.html")
