@@ -11,6 +11,7 @@ from typing import Any
 
 from frugalbench.analysis.energy import energy
 from frugalbench.analysis.load import Run
+from frugalbench.analysis.statistics import counted
 from frugalbench.schema import Case, Cost, Frozen, Quantity, Record, Status, Tier
 
 PEAKS_WORKLOAD = "machine_peaks"
@@ -82,11 +83,6 @@ class Row(Frozen, frozen=True, kw_only=True):
     """How the time was obtained."""
 
 
-def counts(record: Record) -> bool:
-    """Whether a record's samples enter results: not the pilot, not cut short, neither failed nor skipped."""
-    return record.replicate > 0 and not record.interrupted and record.status in (Status.OK, Status.CAPPED)
-
-
 def replicate_time_s(record: Record) -> float | None:
     """Median time per call of one replicate, over its non-void samples (over all under a steady load)."""
     times = [s.time_s for s in record.samples if record.steady_load or s.void is None]
@@ -100,7 +96,7 @@ def measured_peaks(run: Run) -> dict[tuple[str, str], float]:
     """
     peaks: dict[tuple[str, str], float] = {}
     for record in run.records:
-        if record.case.workload != PEAKS_WORKLOAD or not counts(record):
+        if record.case.workload != PEAKS_WORKLOAD or not counted(record):
             continue
         time_s, work = replicate_time_s(record), _peak_work(record.case)
         if time_s and work:
@@ -121,17 +117,17 @@ def rows(run: Run) -> tuple[Row, ...]:
 
 
 def _row(run: Run, records: list[Record], peaks: dict[tuple[str, str], float]) -> Row:
-    counted = [r for r in records if counts(r)]
-    timed = [t for r in counted if (t := replicate_time_s(r)) is not None]
-    last = (counted or records)[-1]
+    valid = [r for r in records if counted(r)]
+    timed = [t for r in valid if (t := replicate_time_s(r)) is not None]
+    last = (valid or records)[-1]
     time_s = median(timed) if timed else None
     low, high = time_interval(timed)
-    status, reason = _status(records, len(counted))
+    status, reason = _status(records, len(valid))
     base = _identity(run, last.case, last.comparison, last.arm)
     fields: dict[str, Any] = {"status": status, "reason": reason, "tier": last.tier, "replicates": len(timed)}
     fields |= {"time_s": time_s, "time_low_s": low, "time_high_s": high, "source": _source(last, len(timed))}
     fields |= _rates(last.case.cost, time_s) | _shares(last.case, time_s, peaks)
-    fields |= energy(counted, last.case.cost) | _process(counted)
+    fields |= energy(valid, last.case.cost) | _process(valid)
     return Row(**base, **fields)
 
 

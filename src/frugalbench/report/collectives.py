@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from frugalbench.analysis.alphabeta import AlphaBeta, fit_alpha_beta
 from frugalbench.analysis.load import Run
-from frugalbench.analysis.metrics import counts, rows
+from frugalbench.analysis.metrics import rows
+from frugalbench.analysis.statistics import counted
 from frugalbench.report.tables import Cell, Table
 from frugalbench.schema import FrugalbenchError
 from frugalbench.units import DASH, byte_size, seconds, si
@@ -35,7 +36,7 @@ def _table(run: Run) -> Table:
 
 
 def _points(run: Run) -> dict[tuple[str, int], list[Point]]:
-    params = {r.case.id: r.case.params for r in run.records if r.case.workload == WORKLOAD and counts(r)}
+    params = {r.case.id: r.case.params for r in run.records if r.case.workload == WORKLOAD and counted(r)}
     groups: dict[tuple[str, int], list[Point]] = {}
     for row in rows(run):
         sizes = params.get(row.case, {})

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 
 from frugalbench.analysis.load import Run
-from frugalbench.analysis.metrics import counts, replicate_time_s, rows
+from frugalbench.analysis.metrics import replicate_time_s, rows
+from frugalbench.analysis.statistics import counted
 from frugalbench.report.tables import Cell, Table
 from frugalbench.schema import Frozen, Status
 from frugalbench.units import interval, seconds, significant
@@ -88,7 +89,7 @@ def _times(run: Run) -> dict[str, list[float]]:
     latest = {(r.case.id, r.comparison, r.replicate): r for r in run.records}
     times: dict[str, list[float]] = {}
     for record in latest.values():
-        if counts(record) and (time_s := replicate_time_s(record)):
+        if counted(record) and (time_s := replicate_time_s(record)):
             times.setdefault(record.case.id, []).append(math.log(time_s))
     return times
 

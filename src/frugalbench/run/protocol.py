@@ -119,7 +119,7 @@ class Turned(msgspec.Struct, frozen=True, tag=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
-    pss_bytes: float | None = None
+    """Done; nothing to tell."""
 
 
 class Problem(msgspec.Struct, frozen=True, tag=True):
