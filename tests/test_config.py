@@ -1,8 +1,10 @@
 """Configs: what is read, what is refused, and that every refusal names the file, the key and what to write instead."""
 
+import os
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from frugalbench import config
@@ -182,3 +184,81 @@ def test_a_malformed_override(file: Path, override: str, says: str) -> None:
 def test_overriding_leaves_the_file_alone(file: Path) -> None:
     load_config(str(file), ["seed=3"])
     assert tomllib.loads(file.read_text())["seed"] == 7
+
+
+# What strangers may have written
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[measure]\nrounds = 1000000\n", "'rounds'"),
+        ("[measure]\nlooks = [2, 1000000]\n", "looks"),
+        (f"[measure]\nlooks = {list(range(2, 100))}\n", "looks"),
+        ("[measure]\nsample_s = inf\n", "inf"),
+        ("[measure]\nalpha = nan\n", "nan"),
+        ("[measure]\nlead_in_s = -1.0\n", "'lead_in_s'"),
+        ("[measure]\nenergy_rounds = -1\n", "'energy_rounds'"),
+        ("[measure]\nmemory_limit_bytes = 9000000000000000000\n", "'memory_limit_bytes'"),
+        ("seed = 99999999999999999999\n", "64 bits"),
+        (f"seed = {'9' * 5000}\n", "not valid TOML"),
+        (f"seed = {'[' * 5000}\n", "not valid TOML"),
+        (f"seed = {'[' * 100}{']' * 100}\n", "deeper"),
+        ('description = "\\u001b[31m"\n', "control character"),
+        ('"a\\nb" = 1\n', "the key"),
+        ('name = "../../etc"\n', "'name'"),
+        ('name = "/tmp/x"\n', "'name'"),
+        ('name = ".hidden"\n', "'name'"),
+        ('name = ""\n', "'name'"),
+        ("[[workload]]\nname = 'moe_ffn'\n" * 101, "101 [[workload]]"),
+    ],
+)
+def test_a_trap_is_refused_with_a_reason(file: Path, text: str, says: str) -> None:
+    message = refused(file, text)
+    assert says in message and len(message) < 600
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000, "nan", "1e999"])
+def test_a_trap_in_an_override(file: Path, value: str) -> None:
+    refused(file, overrides=(f"measure.sample_s={value}",))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.toml")
+    with pytest.raises(FrugalbenchError, match="not a regular file"):
+        load_config(str(tmp_path / "config.toml"))
+
+
+def test_a_name_that_is_no_path() -> None:
+    for name in ("x" * 5000, "x" * 5000 + ".toml", "nul\0byte.toml", "nul\0byte"):
+        with pytest.raises(FrugalbenchError) as problem:
+            load_config(name)
+        assert problem.value.exit_code == 2
+
+
+def test_what_a_config_runs_is_named(file: Path) -> None:
+    file.write_text("[[workload]]\nname = 'mine.py:Kernel'\n[[workload]]\nname = 'package.module:Kernel'\n")
+    found = load_config(str(file))
+    assert config.runs_code(found) == [f"code from {file.parent}/mine.py:Kernel", "code from package.module:Kernel"]
+    with pytest.raises(FrugalbenchError, match="--allow-code") as problem:
+        config.require_permission(found, False)
+    assert str(file.parent / "mine.py") in str(problem.value)
+    config.require_permission(found, True)
+    assert config.runs_code(load_config("smoke")) == []
+
+
+def test_a_stored_config_is_read_like_a_file(file: Path) -> None:
+    found = load_config(str(file))
+    stored = msgspec.json.decode(msgspec.json.encode(found))
+    assert config.from_stored(stored, "manifest.json") == found
+    broken = stored | {"measure": {"rounds": 10**9}}
+    with pytest.raises(FrugalbenchError, match=r"manifest.json: \[measure\] 'rounds'"):
+        config.from_stored(broken, "manifest.json")
+
+
+def test_a_meter_that_is_a_command_needs_permission(file: Path) -> None:
+    file.write_text("[energy]\nmeter = 'command'\ncommand = ['sh', '-c', 'echo 1']\n")
+    found = load_config(str(file))
+    assert config.runs_code(found) == ["the command 'sh -c echo 1' ([energy] command)"]
+    with pytest.raises(FrugalbenchError, match="would run the command 'sh -c echo 1'"):
+        config.require_permission(found, False)

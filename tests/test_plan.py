@@ -9,7 +9,7 @@ import pytest
 
 from frugalbench import config, schema
 from frugalbench.config import load_config
-from frugalbench.plan import cases, make_plan
+from frugalbench.plan import cases, check_stored, make_plan
 from frugalbench.schema import Comparison, FrugalbenchError, NothingRunsHere, Plan
 
 
@@ -135,3 +135,98 @@ def test_threads_reach_the_case(tmp_path: Path) -> None:
 def test_a_config_without_workloads(tmp_path: Path) -> None:
     with pytest.raises(NothingRunsHere, match="lists no workload"):
         planned(write(tmp_path, "seed = 1\n"))
+
+
+# What strangers may have written
+
+PLUGIN = Path(__file__).parent / "fixtures" / "plugin" / "doubling.toml"
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("name = 'moe_ffn'\nprefill_tokens = 1000000000000", "operations a call"),
+        ("name = 'moe_ffn'\nstream_bytes = 1099511627776", "would hold"),
+        ("name = 'moe_ffn'\nstream_bytes = 1000000000000000", "beyond any machine"),
+        ("name = 'moe_ffn'\nvariants = ['moe-sorted', 'moe-sorted']", "there twice"),
+        ("name = 'quantized_linear'\nshape = '32000000x32000000'", "a call"),
+        ("name = 'quantized_linear'\nshape = '1" + "0" * 4000 + "x64'", "characters"),
+        ("name = 'quantized_linear'\nshape = '1" + "0" * 400 + "x64'", ""),
+        ("name = 'onnx_model'\nseq = 1000000000\nmodels = ['transformer-block']", "operations a call"),
+        ("name = 'onnx_model'\nd_model = 1000000000000\nheads = 1\nmodels = ['transformer-block']", ""),
+        ("name = 'onnx_model'\nrotation = 1000000000000\nmodels = ['transformer-block']", "'rotation'"),
+        (f"name = 'onnx_model'\nbatches = {list(range(1, 200))}", "199 entries"),
+        (f"name = 'allreduce'\nsizes_kib = {list(range(1, 200))}", "199 entries"),
+        ("name = 'allreduce'\nsizes_kib = [1099511627776]", "call"),
+        ("name = 'machine_peaks'\nbuffer_mib = 1099511627776", "a call"),
+        ("name = 'machine_peaks'\nthreads = 1000000", "'threads'"),
+        ("name = 'machine_peaks'\nthreads = true", "'threads'"),
+        ("name = 'selftest'\nidentical = 1000000", "'identical'"),
+        ("name = 'cluster_model'\nuniform = '/dev/zero.toml'", "cannot be read"),
+        ("name = '\x7f'", ""),
+    ],
+)
+def test_a_plan_beyond_any_machine_is_refused_with_a_reason(tmp_path: Path, table: str, says: str) -> None:
+    with pytest.raises(FrugalbenchError) as problem:
+        planned(write(tmp_path, f"[[workload]]\n{table}\n"))
+    assert says in str(problem.value) and len(str(problem.value)) < 600
+    assert problem.value.exit_code == 2
+
+
+def test_the_same_table_twice_is_refused(tmp_path: Path) -> None:
+    table = "[[workload]]\nname = 'quantized_linear'\n"
+    with pytest.raises(FrugalbenchError, match="is there twice"):
+        planned(write(tmp_path, f"{table}group_size = 32\n{table}group_size = 64\n"))
+
+
+def test_a_workload_of_ones_own_needs_permission() -> None:
+    with pytest.raises(FrugalbenchError, match="--allow-code") as problem:
+        planned(str(PLUGIN))
+    assert str(PLUGIN.parent / "doubling.py") in str(problem.value) and problem.value.exit_code == 2
+    plan = make_plan(load_config(str(PLUGIN)), Box(), allow_code=True)
+    assert [case.variant for case in cases(plan)] == ["product", "sum"]
+    assert {case.workload for case in cases(plan)} == {"doubling.py:Doubling"}
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (None, "no such file"),
+        ("", "Kernel"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def", "SyntaxError"),
+        ("raise SystemExit", "SystemExit"),
+        ("class Kernel: pass", "no expand"),
+        ("class Kernel:\n def __init__(self, x): pass", "TypeError"),
+        ("{whole}def expand(self, settings, machine): return 3", "not an Expansion"),
+        ("{whole}def expand(self, settings, machine): return settings.no", "expand failed: AttributeError"),
+        ("{whole}def expand(self, settings, machine): raise ValueError('\x1b[2J\\n' * 99)", "ValueError"),
+    ],
+)
+def test_code_that_does_not_work_is_a_short_message(tmp_path: Path, code: str | None, says: str) -> None:
+    whole = "class Kernel:\n load = reference = reference_key = print\n "
+    if code is not None:
+        (tmp_path / "own.py").write_text(code.replace("{whole}", whole))
+    path = write(tmp_path, "[[workload]]\nname = 'own.py:Kernel'\n")
+    with pytest.raises(FrugalbenchError) as problem:
+        make_plan(load_config(path), Box(), allow_code=True)
+    message = str(problem.value)
+    assert says in message and "own.py" in message and "\x1b" not in message and len(message.splitlines()) <= 2
+
+
+def test_a_stored_plan_must_be_what_its_config_expands_to() -> None:
+    whole, part = planned(), planned(only="moe_ffn/*decode*")
+    check_stored(part, whole, "there")
+    comparison = part.comparisons[0]
+    arm = comparison.arms[0]
+    for edited in (
+        msgspec.structs.replace(arm, imports=(*arm.imports, "antigravity")),
+        msgspec.structs.replace(arm, cases=()),
+        msgspec.structs.replace(arm, id="another"),
+        msgspec.structs.replace(arm, cases=(msgspec.structs.replace(arm.cases[0], tolerance=1.0),)),
+    ):
+        changed = msgspec.structs.replace(comparison, arms=(edited,))
+        with pytest.raises(FrugalbenchError, match="there: its plan is not what its config expands to"):
+            check_stored(msgspec.structs.replace(part, comparisons=(changed,)), whole, "there")
+    with pytest.raises(FrugalbenchError, match="its plan"):
+        check_stored(msgspec.structs.replace(part, seed=99), whole, "there")

@@ -11,6 +11,11 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define TARGET(isa) __attribute__((target(isa)))
@@ -333,6 +338,24 @@ const Kernels* kernels(int path) {
     return path == AUTO || path == PORTABLE ? &PORTABLE_SET : nullptr;
 }
 
+// Gives the number-th helper thread a core of its own: left alone, it may wait on its maker's core for a whole
+// scheduler slice while another core idles. Does nothing where there are not enough cores.
+void settle([[maybe_unused]] std::thread& helper, [[maybe_unused]] int number) {
+#if defined(__linux__)
+    cpu_set_t allowed;
+    const int here = sched_getcpu();
+    if (here < 0 || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    for (int core = 0; core < CPU_SETSIZE; ++core) {
+        if (core == here || !CPU_ISSET(core, &allowed) || --number > 0) continue;
+        cpu_set_t own;
+        CPU_ZERO(&own);
+        CPU_SET(core, &own);
+        pthread_setaffinity_np(helper.native_handle(), sizeof own, &own);
+        return;
+    }
+#endif
+}
+
 // Runs part(0) .. part(threads - 1), the first on the calling thread, and adds up what they return.
 template <typename Sum, typename Part>
 int spread(int threads, Sum* checksum, Part part) {
@@ -341,7 +364,10 @@ int spread(int threads, Sum* checksum, Part part) {
     std::vector<std::thread> others;
     int status = OK;
     try {
-        for (int t = 1; t < threads; ++t) others.emplace_back([&, t] { sums[t] = part(t); });
+        for (int t = 1; t < threads; ++t) {
+            others.emplace_back([&, t] { sums[t] = part(t); });
+            settle(others.back(), t);
+        }
         sums[0] = part(0);
     } catch (const std::system_error&) {
         status = NO_THREAD;

@@ -6,20 +6,46 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from frugalbench.config import Config
-from frugalbench.schema import Arm, Case, Comparison, FrugalbenchError, NothingRunsHere, Plan, Skipped
-from frugalbench.specs import SPECS
+from frugalbench.schema import (
+    Arm,
+    Case,
+    Comparison,
+    Cost,
+    FrugalbenchError,
+    NothingRunsHere,
+    Plan,
+    Skipped,
+    encode,
+)
+from frugalbench.specs import SPECS, plugin
 from frugalbench.specs.base import Expansion, MachineView, Settings
+from frugalbench.units import byte_size, si
+from frugalbench.untrusted import brief, shown
 
 DEVICES = ("cpu", "cuda")
 
+MOST_CASES = 5000
+MOST_THREADS = 4096
+MOST_ARM_BYTES = 2.0**40
+MOST_CALL_BYTES = 2.0**40
+MOST_CALL_WORK = 1e16
+"""Operations of one call: some seconds on the largest accelerator of today, hours on a CPU."""
 
-def make_plan(config: Config, machine: MachineView, only: str | None = None, device: str | None = None) -> Plan:
+
+def make_plan(
+    config: Config, machine: MachineView, only: str | None = None, device: str | None = None, allow_code: bool = False
+) -> Plan:
     """Expand every workload of ``config``, keep what ``only`` (a glob on case or comparison ids) selects.
 
-    Raises :class:`FrugalbenchError` for an unknown workload or device and for a glob that selects nothing,
+    A workload of one's own is code, which ``allow_code`` permits to run. Raises :class:`FrugalbenchError` for an
+    unknown workload or device, for sizes beyond any machine and for a glob that selects nothing,
     :class:`NothingRunsHere` when every case is skipped.
     """
-    expansions = [_expand(config, number, machine, device) for number in range(len(config.workloads))]
+    expansions: list[Expansion] = []
+    seen: set[str] = set()
+    for number, table in enumerate(config.workloads):
+        expansions.append(_expand(config, number, machine, device, allow_code))
+        _check_expansion(expansions[-1], table["name"], seen, f"{config.path}: [[workload]] {shown(table['name'])}")
     comparisons = [kept for item in expansions for kept in (_select(found, only) for found in item.comparisons) if kept]
     modelled = [case for item in expansions for case in item.modelled if _matches(case.id, only)]
     skipped = [skip for item in expansions for skip in item.skipped if _matches(skip.case.id, only)]
@@ -28,28 +54,106 @@ def make_plan(config: Config, machine: MachineView, only: str | None = None, dev
     return Plan(seed=config.seed, comparisons=tuple(comparisons), skipped=tuple(skipped), modelled=tuple(modelled))
 
 
-def _expand(config: Config, number: int, machine: MachineView, device: str | None) -> Expansion:
+def _expand(config: Config, number: int, machine: MachineView, device: str | None, allow_code: bool) -> Expansion:
     table = dict(config.workloads[number])
     name = table.pop("name")
-    where = f"{config.path}: [[workload]] {name}"
-    if name not in SPECS:
-        near = difflib.get_close_matches(name, SPECS, n=1, cutoff=0)
-        raise FrugalbenchError(f"{config.path}: unknown workload '{name}'; did you mean '{near[0]}'?")
+    where = f"{config.path}: [[workload]] {shown(name, 100)}"
+    own = plugin.reference(name, config.path) if plugin.is_plugin(name) else ""
+    if own and not allow_code:
+        raise FrugalbenchError(
+            f"{where}: would run code from {own}.\nRead it first; if you trust it, add --allow-code."
+        )
+    if name not in SPECS and not own:
+        near = difflib.get_close_matches(name[:100], SPECS, n=1, cutoff=0)
+        raise FrugalbenchError(f"{config.path}: unknown workload '{shown(name, 100)}'; did you mean '{near[0]}'?")
     chosen = device or table.get("device", "cpu")
     table.pop("device", None)
     _check_device(chosen, machine, where)
     threads = table.pop("threads", 0) or machine.logical_cores
-    if not isinstance(threads, int) or threads < 1:
-        raise FrugalbenchError(f"{where}: 'threads' must be a positive integer, not {threads!r}")
+    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+        raise FrugalbenchError(
+            f"{where}: 'threads' must be a positive integer of at most {MOST_THREADS}, not {brief(threads)}"
+        )
     settings = Settings(workload=name, device=chosen, threads=threads, seed=config.seed, options=table, where=where)
+    if own:
+        return plugin.expand(own, settings, machine)
     expansion: Expansion = import_module(SPECS[name]).expand(settings, machine)
     return expansion
 
 
+def _check_expansion(expansion: Expansion, name: str, seen: set[str], where: str) -> None:
+    """Refuse a plan that nobody can carry out or tell apart: too many cases, sizes beyond any machine, one id twice."""
+    for case in _all_cases(expansion):
+        if case.id in seen:
+            raise FrugalbenchError(f"{where}: the case {shown(case.id, 200)} is there twice; remove one of them")
+        seen.add(case.id)
+        if len(seen) > MOST_CASES:
+            raise FrugalbenchError(f"{where}: more than {MOST_CASES} cases in one config; shorten its lists")
+        if case.workload != name:
+            raise FrugalbenchError(f"{where}: its case {shown(case.id, 200)} calls itself {shown(case.workload, 100)}")
+        if case.cost is not None:
+            _check_cost(case.cost, f"{where}: the case {shown(case.id, 200)}")
+    for comparison in expansion.comparisons:
+        for arm in comparison.arms:
+            if not arm.cases:
+                raise FrugalbenchError(f"{where}: the arm {shown(arm.id, 200)} has no case")
+            if not 0 <= arm.memory_bytes <= MOST_ARM_BYTES:
+                size = byte_size(arm.memory_bytes)
+                raise FrugalbenchError(f"{where}: the arm {shown(arm.id, 200)} would hold {size}, beyond any machine")
+
+
+def _check_cost(cost: Cost, where: str) -> None:
+    work = max(cost.flop, cost.op)
+    if not 0 <= work <= MOST_CALL_WORK:
+        raise FrugalbenchError(f"{where} asks for {si(work, 'operations')} a call; {MOST_CALL_WORK:g} are the most")
+    if not 0 <= max(cost.traffic_bytes, cost.weight_bytes) <= MOST_CALL_BYTES:
+        moved = byte_size(max(cost.traffic_bytes, cost.weight_bytes))
+        raise FrugalbenchError(f"{where} moves {moved} a call; {byte_size(MOST_CALL_BYTES)} are the most")
+
+
+def _all_cases(expansion: Expansion) -> Iterable[Case]:
+    for comparison in expansion.comparisons:
+        for arm in comparison.arms:
+            yield from arm.cases
+    yield from expansion.modelled
+    yield from (skip.case for skip in expansion.skipped)
+
+
+def check_stored(stored: Plan, fresh: Plan, where: str) -> None:
+    """Refuse to go on with a plan that its own config does not expand to: each arm and case must be one of ``fresh``.
+
+    A plan names modules to import, so one that somebody else has edited is as good as code.
+    """
+    known = {(item.id, arm.id): arm for item in fresh.comparisons for arm in item.arms}
+    loose = {case.id: case for case in (*fresh.modelled, *(skip.case for skip in fresh.skipped))}
+    for item in stored.comparisons:
+        for arm in item.arms:
+            twin = known.get((item.id, arm.id))
+            if twin is None or arm.imports != twin.imports or not arm.cases or not set_of(arm) <= set_of(twin):
+                raise _edited(where, arm.id)
+    for case in stored.modelled:
+        if loose.get(case.id) != case:
+            raise _edited(where, case.id)
+    if stored.seed != fresh.seed:
+        raise _edited(where, "seed")
+
+
+def set_of(arm: Arm) -> set[bytes]:
+    """The arm's cases in a form that can be compared as a set."""
+    return {encode(case) for case in arm.cases}
+
+
+def _edited(where: str, what: str) -> FrugalbenchError:
+    return FrugalbenchError(
+        f"{where}: its plan is not what its config expands to here ({shown(what, 200)}).\n"
+        "Start a new run with another --out; edited plans and those of other versions are not gone on with."
+    )
+
+
 def _check_device(device: str, machine: MachineView, where: str) -> None:
     if device not in DEVICES:
-        near = difflib.get_close_matches(str(device), DEVICES, n=1, cutoff=0)
-        raise FrugalbenchError(f"{where}: unknown device '{device}'; did you mean '{near[0]}'?")
+        near = difflib.get_close_matches(str(device)[:100], DEVICES, n=1, cutoff=0)
+        raise FrugalbenchError(f"{where}: unknown device '{shown(device, 100)}'; did you mean '{near[0]}'?")
     if device == "cuda" and not machine.has_cuda():
         raise NothingRunsHere(
             "--device cuda: this machine has no NVIDIA device; run with --device cpu, "

@@ -32,6 +32,14 @@ class Status(StrEnum):
     SKIPPED = "skipped"
 
 
+class Role(StrEnum):
+    """What an energy reading is for."""
+
+    GROSS = "gross"
+    PART = "part"
+    IDLE = "idle"
+
+
 class Outcome(StrEnum):
     """What a verdict says."""
 
@@ -140,7 +148,7 @@ class Environment(Frozen, frozen=True, kw_only=True):
 
     wall_s: float
     cpu_s: float
-    """CPU time of the worker itself."""
+    """CPU time of the worker itself, of its ranks, and of commands that it started and saw end."""
     run_delay_s: float | None = None
     """Time that the worker's threads stood runnable without a core (schedstat)."""
     steal_s: float | None = None
@@ -152,6 +160,19 @@ class Environment(Frozen, frozen=True, kw_only=True):
     quiet: bool = True
     clock_hz: float | None = None
     throttled: bool | None = None
+    """Whether the processor held its clock back because of heat."""
+    memory_stall_s: float | None = None
+    """Time in which any task of the machine waited for memory (pressure stall information, ``some``)."""
+    swapped_bytes: float | None = None
+    """Moved to and from swap, whole machine; 0 where no swap is switched on."""
+    major_faults: int | None = None
+    """Page faults of the worker that had to read from disk."""
+    preemptions: int | None = None
+    """Involuntary context switches of the worker."""
+    temperature_c: float | None = None
+    """Processor temperature at the end of the window."""
+    gpu_throttle: tuple[str, ...] | None = None
+    """Why the GPU held its clocks back, at either end of the window; ``None`` where it is not read."""
 
 
 class Sample(Frozen, frozen=True, kw_only=True):
@@ -181,10 +202,17 @@ class Reading(Frozen, frozen=True, kw_only=True):
     calls: int
     start_s: float
     round: int | None = None
+    """Of the energy turns; ``None`` where the joules decide nothing."""
     low_joule: float | None = None
     high_joule: float | None = None
     error: str | None = None
     """Why the window is poisoned; its joules are then ``None``."""
+    role: Role = Role.GROSS
+    """``gross``: joules of a turn, and those of its scopes add up. ``part``: overlaps a scope that counts, does not
+    cover the device, or was spoilt and taken again, so it is shown and never added. ``idle``: all arms were loaded
+    and none computed; this power is what gross joules have above net ones."""
+    note: str = ""
+    """Why the tier was capped, or what spoilt the window."""
 
 
 class Verification(Frozen, frozen=True, kw_only=True):
@@ -302,6 +330,8 @@ class Manifest(Frozen, frozen=True, kw_only=True):
     """``running``, ``complete``, ``interrupted`` or ``out of time``."""
     harness: Harness | None = None
     decisions: dict[str, Decision] = {}
+    floor: float | None = None
+    """A/A floor that widens each interval of this run; ``None`` in runs that took the default."""
     notes: tuple[str, ...] = ()
 
 
@@ -435,8 +465,8 @@ _RECORD = msgspec.json.Decoder(Record)
 _MANIFEST = msgspec.json.Decoder(Manifest)
 
 
-UNREADABLE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError)
-"""What decoding a damaged file raises."""
+UNREADABLE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError)
+"""What decoding a damaged file raises; brackets in brackets without end exhaust the stack."""
 
 
 class FrugalbenchError(Exception):

@@ -82,13 +82,25 @@ def exact_arms(mean: float, spread: float) -> list[Record]:
     ]
 
 
-def test_alpha_is_split_over_the_planned_looks() -> None:
+def test_an_early_look_may_spend_only_its_share_of_alpha() -> None:
+    """Four of eight replicates: 0.05 * (4 / 8) ** 1.5; a case that passes at that level and not at the one for 16."""
     spread = 0.02
-    half = {n: stats.t.ppf(1 - 0.05 / n / 2, 3) * spread / 2 + math.log1p(FLOOR) for n in (2, 4)}
-    records = exact_arms(math.log(0.9) + (half[2] + half[4]) / 2, spread)
+    half = {n: stats.t.ppf(1 - 0.05 * (4 / n) ** 1.5 / 2, 3) * spread / 2 + math.log1p(FLOOR) for n in (8, 16)}
+    records = exact_arms(math.log(0.9) + (half[8] + half[16]) / 2, spread)
     overhead = [claim for claim in CLAIMS if claim.id == "moe.overhead"]
-    assert asked(records, looks=(4, 99), claims=overhead).stop
-    assert not asked(records, looks=(4, 97, 98, 99), claims=overhead).stop
+    assert asked(records, looks=(4, 8), claims=overhead).stop
+    assert not asked(records, looks=(4, 16), claims=overhead).stop
+
+
+def test_a_later_look_gets_what_the_earlier_ones_left() -> None:
+    """At 4 of 8 replicates after a look at 2, alpha is 0.05 * ((4 / 8) ** 1.5 - (2 / 8) ** 1.5)."""
+    spread = 0.02
+    levels = {"alone": 0.05 * 0.5**1.5, "second": 0.05 * (0.5**1.5 - 0.25**1.5)}
+    half = {name: stats.t.ppf(1 - level / 2, 3) * spread / 2 + math.log1p(FLOOR) for name, level in levels.items()}
+    records = exact_arms(math.log(0.9) + sum(half.values()) / 2, spread)
+    overhead = [claim for claim in CLAIMS if claim.id == "moe.overhead"]
+    assert asked(records, looks=(4, 8), claims=overhead).stop
+    assert not asked(records, looks=(2, 4, 8), claims=overhead).stop
 
 
 def test_what_does_not_rest_on_paired_time_holds_nothing_up() -> None:

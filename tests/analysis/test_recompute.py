@@ -18,12 +18,11 @@ from scipy import stats
 
 from factory import COST, make_fact, make_peaks, make_reading, make_record, make_replicates, make_run
 from frugalbench.cli.main import main
-from frugalbench.schema import Record, Status
+from frugalbench.schema import Decision, Record, Status
 
 ROOT = Path(__file__).parents[2]
 CLAIM_FILES = sorted((ROOT / "src/frugalbench/data/claims").glob("*.toml"))
 REFERENCE_RUNS = sorted(file.parent for file in (ROOT / "results").glob("*/manifest.json"))
-FLOOR = 0.03
 Row = tuple[Any, ...]
 
 
@@ -51,7 +50,9 @@ class Reader:
     def __init__(self, path: Path):
         manifest = json.loads((path / "manifest.json").read_text())
         measure = manifest["config"].get("measure", {})
-        self.alpha = measure.get("alpha", 0.05) / len(measure.get("looks", [1]))
+        self.alpha, self.looks = measure.get("alpha", 0.05), measure.get("looks", [1])
+        self.decisions = manifest.get("decisions", {})
+        self.floor = 0.03 if manifest.get("floor") is None else manifest["floor"]
         self.records = [json.loads(line) for line in (path / "records.jsonl").read_text().splitlines()]
         self.peaks = self._peaks()
 
@@ -70,6 +71,18 @@ class Reader:
     @staticmethod
     def counts(r: dict) -> bool:
         return r["replicate"] > 0 and not r.get("interrupted") and r["status"] in ("ok", "capped")
+
+    def spends(self, comparison: str) -> float:
+        """Alpha of a comparison's deciding look: alpha * (n / N)^1.5 may be gone by n of N, less what went before."""
+
+        def gone(n: int) -> float:
+            return self.alpha * min(1.0, n / self.looks[-1]) ** 1.5
+
+        last = max(r["replicate"] for r in self.records if r["comparison"] == comparison and self.counts(r))
+        before = gone(max((look for look in self.looks if look < last), default=0))
+        decision = self.decisions.get(comparison, {"stop": False, "look": 0})
+        settled_early = decision["stop"] and decision["look"] and last in self.looks[:-1]
+        return (gone(last) if settled_early else self.alpha) - before
 
     def weight(self, r: dict, scale: str) -> float | None:
         """What one token of the case is worth in the estimand."""
@@ -117,6 +130,8 @@ class Reader:
         weights = {name: self.weight(r, scale) for name, r in first.items()}
 
         def best_of(names: list[str]) -> str | None:
+            if len(names) == 1 and names[0] in arms:
+                return names[0]
             scores = {}
             for name in names:
                 costs = [c for r in pilot.get(name, []) for c in per_unit(r, rule["metric"]).values()]
@@ -142,11 +157,15 @@ class Reader:
         if strongest is None:
             return
         tested = [name for name in rule["as_shipped"] if name in arms]
-        levels = step_down({n: tail(logs(n, strongest), claim["threshold"]) for n in tested}, self.alpha)
+        whole = self.spends(group[0]["comparison"])
+        p_values = {n: tail(logs(n, strongest), claim["threshold"], self.floor) for n in tested}
+        levels = step_down(p_values, whole)
         rows = [("as_shipped", name, levels[name]) for name in tested]
-        rows += [("best", champion, self.alpha)] if champion else []
+        rows += [("best", champion, whole)] if champion else []
         for kind, name, alpha in rows:
-            spans = {b: span(logs(name, b), alpha) for b in rule["baselines"] if b in arms and logs(name, b)}
+            spans = {
+                b: span(logs(name, b), alpha, self.floor) for b in rule["baselines"] if b in arms and logs(name, b)
+            }
             if strongest in spans:
                 each = {b: answer(claim["direction"], claim["threshold"], s) for b, s in spans.items()}
                 verdict = each[strongest]
@@ -192,21 +211,21 @@ class Reader:
                 yield from kinds[claim["rule"]["kind"]](claim)
 
 
-def span(logs: list[float], alpha: float) -> tuple[float, float | None, float | None]:
+def span(logs: list[float], alpha: float, floor: float) -> tuple[float, float | None, float | None]:
     """Ratio and its interval."""
     centre = statistics.fmean(logs)
     if len(logs) == 1:
         return math.exp(centre), None, None
     half = stats.t.ppf(1 - alpha / 2, len(logs) - 1) * statistics.stdev(logs) / len(logs) ** 0.5
-    wide = math.exp(half) * (1 + FLOOR)
+    wide = math.exp(half) * (1 + floor)
     return math.exp(centre), math.exp(centre) / wide, math.exp(centre) * wide
 
 
-def tail(logs: list[float], threshold: float) -> float:
+def tail(logs: list[float], threshold: float, floor: float) -> float:
     """Two-sided p of the estimand being at the threshold, give or take the floor."""
     if len(logs) < 2:
         return 1.0
-    distance = abs(statistics.fmean(logs) - math.log(threshold)) - math.log(1 + FLOOR)
+    distance = abs(statistics.fmean(logs) - math.log(threshold)) - math.log(1 + floor)
     error = statistics.stdev(logs) / len(logs) ** 0.5
     if distance <= 0 or error == 0:
         return 1.0 if distance <= 0 else 0.0
@@ -312,10 +331,20 @@ def messy_records() -> list[Record]:
     return records
 
 
+def messy_run(folder: Path, looks: tuple[int, ...], floor: float | None = None, settled: int = 0) -> Path:
+    """The messy records as a run with these looks; every ``settled``-th comparison stopped early, the others late."""
+    records = messy_records()
+    names = dict.fromkeys(record.comparison for record in records)
+    early = Decision(stop=True, look=sum(look <= 4 for look in looks), reason="every claim is settled")
+    late = Decision(stop=True, look=0, reason="its share of the time is spent")
+    decisions = {name: late if not settled or at % settled else early for at, name in enumerate(names)}
+    config = {"measure": {"alpha": 0.05, "looks": list(looks)}}
+    return make_run(folder, records, config=config, floor=floor, decisions=decisions)
+
+
 @pytest.fixture
 def messy(tmp_path: Path) -> Path:
-    config = {"measure": {"alpha": 0.05, "looks": [4, 8]}}
-    return make_run(tmp_path / "messy", messy_records(), config=config)
+    return messy_run(tmp_path / "messy", (4, 8))
 
 
 def test_synthetic_run(
@@ -325,6 +354,22 @@ def test_synthetic_run(
     compared = compare(messy, rows)
     assert compared["paired_ratio"] > 40 and compared["exact_ratio"] >= 4 and compared["coverage"] == 2
     assert {row["verdict"] for row in rows} == {"supported", "refuted", "inconclusive", "not tested"}
+
+
+@pytest.mark.parametrize(
+    ("looks", "floor", "settled"),
+    [((4, 8), 0.0, 1), ((2, 4, 8), 0.004, 2), ((3, 6), 0.05, 0), ((4,), None, 1), ((2, 3, 4), 0.01, 2)],
+)
+def test_alpha_and_floor_of_each_run(
+    looks: tuple[int, ...],
+    floor: float | None,
+    settled: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = messy_run(tmp_path / "run", looks, floor, settled)
+    assert compare(run, printed(run, monkeypatch, tmp_path, capsys))["paired_ratio"] > 40
 
 
 def test_a_changed_number_is_noticed(

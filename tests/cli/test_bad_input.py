@@ -1,6 +1,9 @@
 """Whatever is asked wrongly: one to three lines that name the place and the remedy, the right exit code, no loss."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -8,9 +11,12 @@ import pytest
 
 from factory import make_run, plausible_records
 from frugalbench import schema
+from frugalbench.analysis import load
 from frugalbench.analysis.claims import claims_hash
 from frugalbench.config import load_config
 from frugalbench.machine import Machine
+from frugalbench.plan import make_plan
+from frugalbench.run.store import Store
 
 READERS = (("verdicts",), ("report",), ("report", "--format", "csv"), ("verdicts", "--json"))
 
@@ -207,6 +213,199 @@ def test_compare_names_the_run_that_is_none(call, stored, tmp_path) -> None:
     assert "nowhere" in call("compare", stored, tmp_path / "nowhere").is_problem().err
 
 
+# Run directories that somebody laid as a trap
+
+EVERY_READER = (
+    ("verdicts",), ("verdicts", "--json"), ("verdicts", "--format", "md"), ("report",), ("report", "--json"),
+    ("report", "--format", "md"), ("report", "--format", "csv"), ("report", "--format", "html"),
+)  # fmt: skip
+
+
+def refused_by_all(call, run: Path, says: str) -> None:
+    for reader in EVERY_READER:
+        assert says in call(*reader, run).is_problem().err
+    assert says in call("compare", run, run).is_problem().err
+
+
+def replaced(file: Path, make) -> None:
+    file.unlink()
+    make(file)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "records.jsonl"])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (os.mkfifo, "not a regular file"),
+        (lambda file: file.symlink_to("/dev/zero"), "not a regular file"),
+        (Path.mkdir, "Is a directory"),
+        (lambda file: file.symlink_to("."), "Is a directory"),
+        (lambda file: file.symlink_to("/proc/self/mem"), "json"),
+    ],
+    ids=["pipe", "device", "folder", "link to a folder", "memory"],
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(call, stored, name, make, says) -> None:
+    replaced(stored / name, make)
+    refused_by_all(call, stored, says)
+
+
+def test_a_link_to_nowhere(call, stored) -> None:
+    replaced(stored / "records.jsonl", lambda file: file.symlink_to("/nowhere"))
+    assert "records.jsonl: missing" in call("verdicts", stored).err
+    replaced(stored / "manifest.json", lambda file: file.symlink_to("/nowhere"))
+    refused_by_all(call, stored, "not a run directory")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("manifest.json", load.MOST_MANIFEST_BYTES), ("records.jsonl", load.MOST_RECORDS_BYTES)]
+)
+def test_a_file_of_endless_zeros(call, stored, name, size) -> None:
+    with (stored / name).open("r+b") as stream:
+        stream.truncate(size + 1)
+    refused_by_all(call, stored, str(size))
+
+
+def test_an_endless_line(call, stored) -> None:
+    lines = (stored / "records.jsonl").read_bytes().splitlines()
+    long = lines[2][:-1] + b" " * load.MOST_LINE_BYTES + b"}"
+    (stored / "records.jsonl").write_bytes(b"\n".join([*lines[:2], long, *lines[3:]]) + b"\n")
+    refused_by_all(call, stored, "records.jsonl:3")
+
+
+@pytest.mark.parametrize("depth", [100, 5_000, 500_000])
+@pytest.mark.parametrize("name", ["machine_before", "config", "machine_after"])
+def test_brackets_in_brackets_in_the_manifest(call, stored, depth, name) -> None:
+    manifest = json.loads((stored / "manifest.json").read_bytes())
+    text = json.dumps(manifest | {name: "HERE"}).replace('"HERE"', '{"a":' + "[" * depth + "]" * depth + "}")
+    (stored / "manifest.json").write_text(text)
+    refused_by_all(call, stored, "manifest.json")
+
+
+@pytest.mark.parametrize("depth", [100, 5_000])
+def test_brackets_in_brackets_in_a_record(call, stored, depth) -> None:
+    lines = (stored / "records.jsonl").read_text().splitlines()
+    record = json.loads(lines[5]) | {"details": "HERE"}
+    lines[5] = json.dumps(record).replace('"HERE"', '{"a":' + "[" * depth + "]" * depth + "}")
+    (stored / "records.jsonl").write_text("\n".join(lines) + "\n")
+    for reader in EVERY_READER:
+        answer = call(*reader, stored)
+        assert answer.code == (2 if depth > 1000 else 0) and "Traceback" not in answer.err
+
+
+def with_number(stored: Path, place: tuple, text: str) -> None:
+    """Put a number, as JSON text, into a sample, the cost or the record."""
+    lines = (stored / "records.jsonl").read_text().splitlines()
+    number = next(i for i, line in enumerate(lines) if json.loads(line)["samples"] and json.loads(line)["replicate"])
+    record = json.loads(lines[number])
+    holder = record
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = "HERE"
+    lines[number] = json.dumps(record).replace('"HERE"', text)
+    (stored / "records.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("text", ["1e999", "NaN", "-1", "1e300", "1e-320", "9" * 5000, "9" * 300, '"x"', "null"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("samples", 0, "time_s"),
+        ("samples", 1, "calls"),
+        ("case", "cost", "flop"),
+        ("replicate",),
+        ("samples", 0, "round"),
+    ],
+    ids=lambda place: place[-1],
+)
+def test_numbers_that_no_measurement_gives(call, stored, place, text) -> None:
+    with_number(stored, place, text)
+    assert "records.jsonl:" in call("verdicts", stored).is_problem().err
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "1.5", "1e308", '"x"', "[]", "null", "true", "9" * 300])
+@pytest.mark.parametrize("name", ["ranks", "size_bytes"])
+def test_parameters_that_make_no_sense_are_left_out_of_the_fit(call, stored, name, text) -> None:
+    lines = (stored / "records.jsonl").read_text().splitlines()
+    for number, line in enumerate(lines):
+        record = json.loads(line)
+        if record["case"]["workload"] == "allreduce":
+            record["case"]["params"][name] = "HERE"
+            lines[number] = json.dumps(record).replace('"HERE"', text)
+    (stored / "records.jsonl").write_text("\n".join(lines) + "\n")
+    for reader in (("report",), ("report", "--format", "md")):
+        assert call(*reader, stored).code == 0
+
+
+@pytest.mark.parametrize("text", ["-1", "1e300", '"x"', "2"])
+def test_a_floor_that_is_none(call, stored, text) -> None:
+    manifest = json.loads((stored / "manifest.json").read_bytes())
+    (stored / "manifest.json").write_text(json.dumps(manifest | {"floor": "HERE"}).replace('"HERE"', text))
+    assert "manifest.json" in call("verdicts", stored).is_problem().err
+
+
+def test_what_a_run_says_does_not_reach_the_terminal_as_it_is(call, tmp_path) -> None:
+    attack = "\x1b[2J\x9b31m\u202e[/red]"
+    run = make_run(tmp_path / "run", plausible_records(), name=attack, state=attack, notes=(attack,), revision=attack)
+    for reader in EVERY_READER:
+        answer = call(*reader, run)
+        assert answer.code == 0
+        assert not set("\x1b\x9b\u202e") & set(answer.out + answer.err)
+    (run / "records.jsonl").write_bytes(b'{"\x1b[2J": 1}\n')
+    assert "\x1b" not in call("verdicts", run).is_problem().err
+
+
+@pytest.mark.parametrize("limit", ["-200", "nan", "inf", "1e300"])
+def test_a_limit_that_is_none(call, stored, limit) -> None:
+    assert "--fail-above" in call("compare", stored, stored, f"--fail-above={limit}").is_problem().err
+
+
+# Code that a config names
+
+PLUGIN = Path(__file__).parents[1] / "fixtures" / "plugin" / "doubling.toml"
+
+
+def test_code_needs_permission(call, verb) -> None:
+    answer = call(verb, PLUGIN).is_problem()
+    assert "--allow-code" in answer.err and "doubling.py" in answer.err and str(PLUGIN) in answer.err
+    assert not Path("runs").exists()
+
+
+def test_nothing_of_the_code_runs_without_permission(call, verb, config, tmp_path) -> None:
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    for name in ("own.py:Kernel", f"{tmp_path}/own.py:Kernel", "../own.py:Kernel", "this:Kernel"):
+        call(verb, config(f"[[workload]]\nname = '{name}'\n")).is_problem()
+    assert not (tmp_path / "ran").exists()
+    call(verb, tmp_path / "mine.toml", "--set", "workload.this:Kernel.name='own.py:Kernel'").is_problem()
+    assert not (tmp_path / "ran").exists()
+    call(verb, tmp_path / "mine.toml", "--set", "workload=[{name='own.py:Kernel'}]", "--allow-code").is_problem()
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.real
+def test_a_workload_of_ones_own_is_measured_and_judged(child, call, tmp_path) -> None:
+    out = tmp_path / "run"
+    answer = child("run", str(PLUGIN), "--allow-code", "--out", str(out))
+    assert answer.code == 0, answer.err
+    records = load.load_run(out).records
+    assert {r.case.workload for r in records} == {"doubling.py:Doubling"}
+    assert {(r.case.variant, r.replicate, r.status.value) for r in records} >= {("product", 1, "ok"), ("sum", 2, "ok")}
+    assert all(r.verification is not None and r.verification.passed for r in records)
+    assert "sum" in call("report", out).out
+    assert "--allow-code" in child("run", str(PLUGIN), "--resume", "--out", str(out)).is_problem().err
+    assert child("run", str(PLUGIN), "--resume", "--allow-code", "--out", str(out)).code == 0
+
+
+@pytest.mark.real
+def test_a_module_lying_about_is_not_imported(tmp_path) -> None:
+    """Workers start beside whatever the user's folder holds; a numpy.py of a stranger is not for them."""
+    (tmp_path / "work" / "numpy.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit\n")
+    program = [sys.executable, "-P", "-m", "frugalbench.cli.main"]  # like the console script, it does not look here
+    arguments = ["run", str(PLUGIN), "--allow-code", "--out", str(tmp_path / "run")]
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 # Nothing is overwritten
 
 
@@ -281,6 +480,38 @@ def test_resume_of_a_run_whose_config_cannot_be_read(call, mine) -> None:
     manifest["config"] = {"measure": {"rounds": "many"}}
     (mine / "manifest.json").write_text(json.dumps(manifest))
     refuses_to_resume(call, mine, "manifest.json")
+
+
+def test_resume_of_a_plan_that_somebody_edited_imports_nothing(call, mine) -> None:
+    manifest = json.loads((mine / "manifest.json").read_text())
+    plan = json.loads(schema.encode(make_plan(load_config("smoke"), Machine.detect(), "*machine_peaks*")))
+    manifest["plan"] = plan
+    plan["comparisons"][0]["arms"][0]["imports"] = ["this"]
+    (mine / "manifest.json").write_text(json.dumps(manifest))
+    refuses_to_resume(call, mine, "its plan is not what its config expands to")
+
+
+def test_resume_of_a_config_that_runs_code(call, mine) -> None:
+    manifest = json.loads((mine / "manifest.json").read_text())
+    manifest["config"]["workloads"] = [{"name": "this:Kernel"}]
+    (mine / "manifest.json").write_text(json.dumps(manifest))
+    refuses_to_resume(call, mine, "--allow-code")
+
+
+def test_resume_writes_through_no_link(call, mine, tmp_path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("")
+    records = (mine / "records.jsonl").read_bytes()
+    (mine / "records.jsonl").unlink()
+    (mine / "records.jsonl").symlink_to(precious)
+    assert "is a link" in call("run", "smoke", "--resume", "--out", mine, "--only", "cluster_model").is_problem().err
+    (mine / "records.jsonl").unlink()
+    (mine / "records.jsonl").write_bytes(records)
+    (mine / ".manifest.json.partial").symlink_to(precious)
+    opened, manifest, _ = Store.reopen(mine)
+    opened.write_manifest(manifest)
+    opened.close()
+    assert precious.read_text() == ""
 
 
 # In a process of its own

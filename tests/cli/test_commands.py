@@ -106,7 +106,7 @@ def test_report_to_a_file(call, stored, tmp_path, fmt) -> None:
 
 def test_report_json_is_one_document(call, stored) -> None:
     found = call("report", stored, "--json").json
-    assert set(found) == {"runs", "verdicts", "cases"}
+    assert set(found) == {"runs", "verdicts", "cases", "noise"}
     assert all(list(row) == KEYS for row in found["verdicts"])
     timed = [row for row in found["cases"] if row["status"] == "failed"]
     assert timed and all(row["time_s"] is None for row in timed)

@@ -100,7 +100,7 @@ def test_corners_bound_a_monotone_result() -> None:
         ("first_devices = 8\n", "first_devices = 0\n", "first_devices"),
         ('name = "scale-out"', 'name = "scale-up"', "names must differ"),
         ("last_devices = 8192", 'last_devices = "many"', "last_devices"),
-        ("[training]", "[training", "cannot be read as TOML"),
+        ("[training]", "[training", "not valid TOML"),
     ],
 )
 def test_bad_files_name_place_and_remedy(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from frugalbench.machine import Machine
+from frugalbench.meters import KINDS
 from frugalbench.meters.capabilities import DeepProbe, capabilities, deep_probes
 
 
@@ -13,6 +14,12 @@ def test_every_no_says_what_is_missing():
     by_name = {item.what: item for item in capabilities(Machine.detect())}
     assert by_name["numpy" if "numpy" in by_name else "torch"].can
     assert "C++ compiler" in by_name and "GPU energy (NVML)" in by_name
+
+
+def test_each_kind_of_meter_has_its_line_and_what_gets_it():
+    by_name = {item.what: item for item in capabilities(Machine.detect())}
+    for kind in KINDS.values():
+        assert by_name[kind.what].can or by_name[kind.what].remedy
 
 
 def test_looking_imports_no_runtime():

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from frugalbench.meters import counters
+from frugalbench.meters.counters import PAGE_BYTES, TICK_S
 from frugalbench.meters.environment import (
-    TICK_S,
     EnvironmentProbe,
     has_running_thread,
     pss_bytes,
@@ -40,6 +41,14 @@ def environment(**changes) -> Environment:
         ({"wall_s": 0.02, "steal_s": 2 * TICK_S}, "steal"),
         ({"wall_s": 0.02, "foreign_cpu_s": 4 * TICK_S}, None),  # two ticks on each of two cores
         ({"wall_s": 0.02, "foreign_cpu_s": 5 * TICK_S}, "foreign CPU"),
+        ({"memory_stall_s": 0.049, "swapped_bytes": 49e6, "throttled": False, "gpu_throttle": ()}, None),
+        ({"memory_stall_s": 0.051}, "memory stall 51.0 ms above 50.0 ms"),
+        ({"swapped_bytes": 51e6}, "swapping 51.0 MB above 50.0 MB"),
+        ({"wall_s": 0.02, "swapped_bytes": 2 * 4096.0}, None),
+        ({"throttled": True}, "CPU throttled"),
+        ({"gpu_throttle": ("hw thermal slowdown", "sw power cap")}, "GPU throttled: hw thermal slowdown"),
+        ({"gpu_throttle": ("sw power cap",)}, None),  # the arm's own doing
+        ({"major_faults": 999, "preemptions": 999, "temperature_c": 99.0, "clock_hz": 1e8}, None),  # recorded only
     ],
 )
 def test_void_reason(changes, void):
@@ -53,13 +62,23 @@ def test_void_reason_never_looks_at_the_workers_own_time():
     assert len(reasons) == 1
 
 
-def fake_proc(tmp_path, busy=(100, 0, 50), steal=0, threads=None):
+def fake_proc(tmp_path, busy=(100, 0, 50), steal=0, threads=None, stall_us=None, swapped=None):
     stat = " ".join(map(str, (*busy, 1000, 5, 2, 3, steal, 7, 0)))
     (tmp_path / "stat").write_text(f"cpu  {stat}\ncpu0 1 2 3\n")
     for tid, delay_ns in (threads or {}).items():
         folder = tmp_path / str(os.getpid()) / "task" / str(tid)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "schedstat").write_text(f"123456789 {delay_ns} 42\n")
+    if stall_us is not None:
+        (tmp_path / "pressure").mkdir(exist_ok=True)
+        (tmp_path / "pressure/memory").write_text(
+            f"some avg10=1.00 avg60=0.00 avg300=0.00 total={stall_us}\nfull avg10=0.00 avg60=0.00 total=3\n"
+        )
+    if swapped is not None:
+        devices = "/dev/zram0 partition 1048576 0 100\n" if swapped else ""
+        (tmp_path / "swaps").write_text(f"Filename Type Size Used Priority\n{devices}")
+        pages_in, pages_out = swapped or (0, 0)
+        (tmp_path / "vmstat").write_text(f"nr_free_pages 7\npswpin {pages_in}\npswpout {pages_out}\npgfault 1\n")
     return tmp_path
 
 
@@ -81,6 +100,106 @@ def test_unreadable_counters_are_none_not_zero(tmp_path):
     seen = probe.end(quiet_wait_s=0.25, quiet=False)
     assert (seen.run_delay_s, seen.steal_s, seen.foreign_cpu_s) == (None, None, None)
     assert (seen.quiet_wait_s, seen.quiet) == (0.25, False)
+
+
+def test_memory_stall_and_swap_are_differences(tmp_path):
+    probe = EnvironmentProbe(proc=fake_proc(tmp_path, stall_us=1_000, swapped=(10, 20)), sys=tmp_path)
+    probe.begin()
+    fake_proc(tmp_path, stall_us=3_500, swapped=(11, 24))
+    seen = probe.end()
+    assert seen.memory_stall_s == pytest.approx(0.0025)
+    assert seen.swapped_bytes == 5 * PAGE_BYTES
+    probe.close()
+
+
+@pytest.mark.parametrize(("swapped", "expected"), [((), 0.0), (None, None)])
+def test_without_swap_nothing_is_swapped_and_an_unknown_is_none(tmp_path, swapped, expected):
+    """An empty /proc/swaps is a fact; a /proc without the file says nothing."""
+    probe = EnvironmentProbe(proc=fake_proc(tmp_path, swapped=swapped), sys=tmp_path)
+    probe.begin()
+    assert probe.end().swapped_bytes == expected
+    probe.close()
+
+
+def test_the_real_counters_are_read_here():
+    """Of this kernel: whatever exists in /proc must be read as a number, not lost to the parser."""
+    probe = EnvironmentProbe()
+    probe.begin()
+    seen = probe.end()
+    probe.close()
+    assert seen.swapped_bytes is not None and seen.major_faults >= 0 and seen.preemptions >= 0
+    assert (seen.memory_stall_s is not None) == Path("/proc/pressure/memory").exists()
+    vmstat = os.open("/proc/vmstat", os.O_RDONLY)
+    assert counters.swapped_pages(vmstat) >= 0
+    os.close(vmstat)
+
+
+def fake_sensor(root, folder, name_file, name, value_file, value):
+    place = root / "class" / folder
+    place.mkdir(parents=True)
+    (place / name_file).write_text(name + "\n")
+    (place / value_file).write_text(f"{value}\n")
+
+
+def test_temperature_is_that_of_the_processor(tmp_path):
+    fake_sensor(tmp_path, "hwmon/hwmon0", "name", "nvme", "temp1_input", 40_000)
+    fake_sensor(tmp_path, "hwmon/hwmon1", "name", "coretemp", "temp1_input", 71_500)
+    fake_sensor(tmp_path, "thermal/thermal_zone0", "type", "x86_pkg_temp", "temp", 60_000)
+    probe = EnvironmentProbe(proc=tmp_path, sys=tmp_path)
+    probe.begin()
+    assert probe.end().temperature_c == pytest.approx(71.5)
+    probe.close()
+    assert counters.temperature_file(tmp_path / "nowhere") is None
+
+
+def test_a_throttle_count_that_grew_is_throttling(tmp_path):
+    count = tmp_path / "devices/system/cpu/cpu0/thermal_throttle/package_throttle_count"
+    count.parent.mkdir(parents=True)
+    count.write_text("7\n")
+    probe = EnvironmentProbe(proc=tmp_path, sys=tmp_path)
+    for grown, expected in ((7, False), (8, True), (8, False)):
+        probe.begin()
+        count.write_text(f"{grown}\n")
+        assert probe.end().throttled is expected
+    probe.close()
+
+
+def test_gpu_reasons_of_both_ends_are_united(tmp_path):
+    answers = iter([("sw power cap",), None, None, None, ("b", "a"), ("a",)])
+    probe = EnvironmentProbe(proc=tmp_path, sys=tmp_path, gpu_reasons=lambda: next(answers))
+    found = []
+    for _ in range(3):
+        probe.begin()
+        found.append(probe.end().gpu_throttle)
+    assert found == [("sw power cap",), None, ("a", "b")]
+
+
+BURN = "import time\nwhile time.process_time() < {}: pass"
+
+
+def test_the_cpu_time_of_a_command_that_was_waited_for_is_the_workers_own():
+    """A workload that runs commands is not called foreign load."""
+    probe = EnvironmentProbe()
+    probe.begin()
+    subprocess.run([sys.executable, "-c", BURN.format(0.15)], check=True)
+    seen = probe.end()
+    probe.close()
+    assert seen.cpu_s >= 0.15
+    assert seen.foreign_cpu_s <= seen.wall_s * os.cpu_count() - 0.15 + 2 * TICK_S * os.cpu_count()
+
+
+def test_a_rank_that_ends_in_the_window_is_counted_once():
+    """A child given as ``pids`` moves from its own clock to that of the reaped children."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", BURN.format(0.2) + "\nprint(flush=True)\ninput()"], stdin=-1, stdout=-1
+    )
+    child.stdout.readline()
+    probe = EnvironmentProbe(pids=(child.pid,))
+    probe.begin()
+    child.communicate(b"\n")
+    seen = probe.end()
+    probe.close()
+    assert 0.0 <= seen.cpu_s < 0.15  # not its 0.2 s from before the window
 
 
 def entries(folder):

@@ -60,6 +60,37 @@ def test_a_window_across_a_wrap_around(tmp_path):
     assert (reading.scope, reading.calls, reading.error) == ("cpu-package", 3, None)
 
 
+def test_looks_within_a_long_window_follow_a_counter_that_wraps_more_than_once(tmp_path):
+    span = 65_532_610_987  # 32 bits of 15 microjoules
+    counter = zone(tmp_path, "intel-rapl:0", "package-0", 0, range_uj=span)
+    window, total = Window(powercap.discover(tmp_path)), 0
+    for _ in range(5):
+        total += span // 2 + 1
+        counter.write_text(str(total % span))
+        window.sample()
+    assert window.close(calls=1)[0].joule == pytest.approx(total * 1e-6)
+    assert total > 2 * span
+
+
+def test_a_failed_look_within_a_window_poisons_it(tmp_path):
+    counter = zone(tmp_path, "intel-rapl:0", "package-0", 10)
+    window = Window(powercap.discover(tmp_path))
+    counter.write_text("")
+    window.sample()
+    counter.write_text("20")
+    assert window.close(calls=1)[0].joule is None
+
+
+def test_amds_tree_has_packages_with_cores_and_no_dram(tmp_path):
+    for package in (0, 1):
+        zone(tmp_path, f"intel-rapl:{package}", f"package-{package}", 10 + package)
+        zone(tmp_path, f"intel-rapl:{package}:0", "core", 5)
+    assert scopes(tmp_path) == {
+        "cpu-package": ["intel-rapl:0", "intel-rapl:1"],
+        "cpu-core": ["intel-rapl:0:0", "intel-rapl:1:0"],
+    }
+
+
 @pytest.mark.parametrize("fail", ["begin", "end"])
 def test_a_failed_read_poisons_its_window_and_no_other(tmp_path, fail):
     counter = zone(tmp_path, "intel-rapl:0", "package-0", 1_000_000)

@@ -17,10 +17,18 @@ from frugalbench.report import charts
 from frugalbench.report.collectives import collectives_tables
 from frugalbench.report.export import flat, to_csv
 from frugalbench.report.markdown import verdicts_markdown
+from frugalbench.report.noise import noise_lines, noise_tables
 from frugalbench.report.render import FORMATS, render
-from frugalbench.report.tables import absent_table, cases_tables, counts_text, family_of, machine_table, ratio_text
+from frugalbench.report.tables import (
+    absent_table,
+    cases_tables,
+    counts_text,
+    family_of,
+    machine_table,
+    ratio_text,
+)
 from frugalbench.report.terminal import verdicts_terminal
-from frugalbench.schema import FrugalbenchError, Outcome, Tier, Verdict
+from frugalbench.schema import FrugalbenchError, Outcome, Tier, Verdict, Warmup
 
 NASTY = "<script>alert('x')</script> & | *pipes*"
 UNTESTED = make_verdict(
@@ -206,3 +214,46 @@ def test_one_collective_size_is_shown_unpredicted(tmp_path: Path) -> None:
     records = make_replicates("gloo", 1e-4, workload="allreduce", regime="collective", case_fields=fields)
     (table,) = collectives_tables([load_run(make_run(tmp_path, records))])
     assert table.rows[0][-1].text == "too few sizes"
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Void rounds that were repeated, a steady load, warm-ups without a steady state, and two modes."""
+    restless = Warmup(calls=3, time_s=1.0, steady=False)
+    two_modes = [0.01, 0.0101, 0.0099, 0.0121, 0.012, 0.0122] * 2
+    records = [
+        *(make_record(replicate=n, comparison="quiet", void=(0,), rounds=10) for n in (1, 2)),
+        *(make_record("moe", replicate=n, comparison="loaded", void=range(5), steady_load=True) for n in (1, 2)),
+        *(make_record("odd", replicate=n, comparison="odd", time_s=two_modes, warmup=restless) for n in (1, 2)),
+    ]
+    return load_run(make_run(tmp_path_factory.mktemp("noisy"), records))
+
+
+@pytest.mark.parametrize("fmt", ["terminal", "md", "html", "json"])
+def test_noise_is_in_every_readable_format(noisy: Run, fmt: str) -> None:
+    text = " ".join(str(render([noisy], VERDICTS, fmt)).split())
+    for words in ("steady load in 2 of 2 replicates", "no steady state in 2 of 2 warm-ups"):
+        assert words in text, words
+    assert "two modes, 1.21x apart, 50% slow" in text
+    if fmt != "json":
+        assert "Noise: 22% of 54 rounds void, 10 kept under a steady load, the others repeated" in text
+
+
+def test_noise_tables_fit_and_end_with_the_share_of_the_run(noisy: Run) -> None:
+    comparisons, cases = noise_tables([noisy], rows(noisy))
+    assert [[cell.text for cell in row[:3]] for row in comparisons.rows] == [
+        ["quiet", "20", "10%"],
+        ["loaded", "10", "100%"],
+        ["odd", "24", "0%"],
+    ]
+    assert comparisons.notes == noise_lines([noisy])
+    assert [row[0].text for row in cases.rows] == [row.case for row in rows(noisy) if row.flags]
+    text = str(render([noisy], VERDICTS, "terminal"))
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_json_has_noise_per_comparison_and_over_the_run(noisy: Run) -> None:
+    document = json.loads(render([noisy], VERDICTS, "json"))
+    shares = {part["comparison"]: part["void_share"] for part in document["noise"]}
+    assert shares == {"quiet": 0.1, "loaded": 1.0, "odd": 0.0, "": pytest.approx(12 / 54)}
+    assert {case["unsteady"] for case in document["cases"]} == {0, 2}

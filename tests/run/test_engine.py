@@ -102,12 +102,15 @@ def test_the_time_budget_is_kept_and_what_was_not_reached_is_skipped(tmp_path):
     assert time.monotonic() - begin <= 2.0 * 1.1 + 2
     assert result.outcome.state == "out of time"
     skipped = {(r.comparison, r.arm): r.reason for r in result.records if r.status is Status.SKIPPED}
-    assert skipped.keys() == set(itertools.product(names, "ab"))
+    measured = [record for record in result.records if record.status is not Status.SKIPPED]
+    assert measured[0].comparison == "one"
+    reached = {(record.comparison, record.arm) for record in measured if record.replicate and not record.interrupted}
+    assert skipped.keys() == set(itertools.product(names, "ab")) - reached
+    assert skipped
     assert all("the time budget of 2 s ran out" in reason for reason in skipped.values())
-    cut = [record for record in result.records if record.status is not Status.SKIPPED]
-    assert {(record.comparison, record.arm, record.replicate) for record in cut} == {("one", "a", 0), ("one", "b", 0)}
-    assert all(record.interrupted and record.samples for record in cut)
-    assert counted(result.records) == []
+    assert all(record.samples for record in measured if record.replicate == 0)
+    whole = {(record.comparison, record.replicate): 0 for record in measured if not record.interrupted}
+    assert not {(record.comparison, record.replicate) for record in measured if record.interrupted} & whole.keys()
 
 
 def test_each_comparison_gets_its_share_once_the_first_look_is_past(tmp_path):

@@ -1,8 +1,10 @@
 """Ctrl-C and ``--resume`` as a user meets them: the command line in a process of its own."""
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,10 +128,25 @@ def test_running_into_the_same_directory_is_refused(interrupted):
     assert "already holds a run; add --resume" in done.stderr
 
 
+def test_two_runs_at_once_are_refused_and_the_first_one_goes_on(interrupted):
+    home, *_, kept, _ = interrupted
+    lock = os.open(home / "run" / "records.jsonl", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    for words in ((), ("--resume",)):
+        done = call("run", home / "fake.toml", "--out", home / "run", *words)
+        assert done.returncode == 2
+        assert "another run is writing there; wait until it has ended" in done.stderr
+    os.close(lock)
+    assert records(home / "run") == kept
+
+
 def test_resume_completes_and_counts_nothing_twice(interrupted):
     home, *_, kept, _ = interrupted
     done = call("run", home / "fake.toml", "--out", home / "run", "--resume")
     assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"frugalbench: fake-0: replicate \d+ was interrupted; kept, not counted, measured again", done.stderr
+    )
     found = records(home / "run")
     assert found[: len(kept)] == kept
     counted = Counter((r.comparison, r.replicate, r.arm) for r in found if not r.interrupted)
@@ -148,3 +165,25 @@ def test_resuming_what_is_no_run_is_refused(tmp_path, how):
     (tmp_path / "a-file").write_text("not a run")
     done = call("run", tmp_path / "fake.toml", "--out", tmp_path / how, "--resume")
     assert (done.returncode, "not a run directory" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_resume_completes_it(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "none", disk], capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        (tmp_path / "fake.toml").write_text(CONFIG)
+        done = call("run", tmp_path / "fake.toml", "--out", disk / "run")
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+        assert "No space left on device" in done.stderr
+        assert f"make room and go on with --resume --out {disk / 'run'}" in done.stderr
+        kept = records(disk / "run")
+        assert kept
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        done = call("run", tmp_path / "fake.toml", "--out", disk / "run", "--resume")
+        assert done.returncode == 0, done.stderr
+        assert records(disk / "run")[: len(kept)] == kept
+        assert manifest(disk / "run").state == "complete"
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)

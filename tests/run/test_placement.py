@@ -1,10 +1,12 @@
 """Busy threads get a core each for a turn, and only for a turn."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
-from frugalbench.run.placement import busy_threads, placed, thread_cpu_ns
+from frugalbench.run.placement import busy_threads, placed, spinning_threads, thread_cpu_ns
 
 
 def test_only_steady_busy_threads_are_placed():
@@ -13,6 +15,12 @@ def test_only_steady_busy_threads_are_placed():
     assert busy_threads(before, {1: 9_000_000, 2: 1_000, 3: 1_000}, 0.01, 2) == (), "one busy thread needs no place"
     assert busy_threads(before, {1: 9_000_000, 2: 9_000_000, 4: 0}, 0.01, 2) == (), "threads that come and go"
     assert busy_threads(before, dict.fromkeys(before, 9_000_000), 0.01, 2) == (), "more threads than cores"
+
+
+def test_threads_that_come_and_go_within_the_window_are_told_by_the_process_clock():
+    before, now = {1: 0, 2: 0}, {1: 9_000_000, 2: 8_000_000}
+    assert busy_threads(before, now, 0.01, 2, process_ns=17_000_000) == (1, 2)
+    assert busy_threads(before, now, 0.01, 2, process_ns=26_000_000) == ()
 
 
 def test_a_busy_thread_is_seen_in_its_cpu_time():
@@ -32,3 +40,16 @@ def test_placement_ends_with_the_turn():
     with placed((me,)):
         assert len(os.sched_getaffinity(me)) == 1
     assert os.sched_getaffinity(me) == usable
+
+
+def test_threads_that_never_sleep_are_counted_and_quiet_processes_cost_no_wait():
+    waits = []
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinner:
+        assert spinning_threads(spinner.pid, patience_s=0.05) == 1
+        spinner.kill()
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        time.sleep(0.1)
+        assert spinning_threads(sleeper.pid, sleep=waits.append) == 0
+        sleeper.kill()
+    assert sum(waits) < 0.01
+    assert spinning_threads(sleeper.pid) == 0, "gone is quiet"

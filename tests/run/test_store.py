@@ -4,15 +4,20 @@ import contextlib
 import errno
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from factory import make_manifest, make_record
+from frugalbench.analysis.load import load_run
 from frugalbench.run import store as module
 from frugalbench.run.store import Store, read_manifest
-from frugalbench.schema import SCHEMA_VERSION, FrugalbenchError, decode_record
+from frugalbench.schema import SCHEMA_VERSION, FrugalbenchError, Plan, Status, decode_record
+from run.helpers import make_arm, make_comparison
 
 
 def record(replicate):
@@ -52,6 +57,159 @@ def test_records_and_manifest_come_back_and_go_on(run):
     assert stored(run) == [1, 2, 3]
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_power_loss_at_any_byte_keeps_every_line_before_it(tmp_path_factory, data):
+    """Cut anywhere, what was acknowledged before the cut comes back; the torn rest is named and cut off."""
+    path = tmp_path_factory.mktemp("power") / "run"
+    opened = Store.create(path)
+    opened.write_manifest(make_manifest())
+    opened.append([record(number) for number in (1, 2, 3)])
+    opened.close()
+    file, whole = path / "records.jsonl", (path / "records.jsonl").read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    zeros = data.draw(st.sampled_from([b"", b"\0" * 9, b"\0" * 9 + b"\n"]))
+    file.write_bytes(whole[:cut] + zeros)
+    kept = whole[:cut].count(b"\n")
+    assert [r.replicate for r in load_run(path).records][:kept] == [1, 2, 3][:kept]
+    opened, _, records = Store.reopen(path)
+    opened.append([record(9)])
+    opened.close()
+    assert [r.replicate for r in records] == [1, 2, 3][:kept]
+    assert stored(path) == [*[1, 2, 3][:kept], 9]
+    torn = whole[:cut][whole.rfind(b"\n", 0, cut) + 1 :] + zeros
+    assert [line for line in opened.dropped if "half-written last line" in line] == (
+        [f"{file}:{kept + 1}: half-written last line dropped ({len(torn)} bytes)"] if torn else []
+    )
+
+
+def test_two_runs_cannot_write_into_one_directory(run):
+    opened, _, _ = Store.reopen(run)
+    before = (run / "records.jsonl").read_bytes()
+    for attempt in (Store.reopen, Store.create):
+        with pytest.raises(FrugalbenchError, match="another run is writing there; wait until it has ended"):
+            attempt(run)
+    opened.append([record(3)])
+    opened.close()
+    assert (run / "records.jsonl").read_bytes().startswith(before)
+    Store.reopen(run)[0].close()
+
+
+def test_two_runs_that_begin_at_once_do_not_share_a_directory(tmp_path):
+    first = Store.create(tmp_path / "run")
+    with pytest.raises(FrugalbenchError, match="another run is writing there"):
+        Store.create(tmp_path / "run")
+    first.close()
+
+
+def test_a_run_that_died_before_its_manifest_holds_nothing(tmp_path):
+    Store.create(tmp_path / "run").close()
+    Store.create(tmp_path / "run").close()
+
+
+def test_folders_are_synced_when_something_was_created_or_renamed_in_them(tmp_path, monkeypatch):
+    seen, real = [], module.os.fsync
+    name = lambda fd: str(Path(f"/proc/self/fd/{fd}").readlink())  # noqa: E731
+    monkeypatch.setattr(module.os, "fsync", lambda fd: (seen.append(name(fd)), real(fd)))
+    opened = Store.create(tmp_path / "new" / "run")
+    assert seen == [str(tmp_path / "new"), str(tmp_path), str(tmp_path / "new" / "run")]
+    seen.clear()
+    opened.write_manifest(make_manifest())
+    assert seen == [str(tmp_path / "new" / "run" / ".manifest.json.partial"), str(tmp_path / "new" / "run")]
+    opened.close()
+
+
+def test_half_measured_replicates_are_named():
+    arms = [make_arm(name) for name in "abc"]
+    plan = Plan(seed=1, comparisons=(make_comparison(*arms, name="one"),))
+    sampled = make_record().samples
+
+    def measured(replicate, names, **fields):
+        kept = {"samples": sampled, "status": Status.OK, "reason": "", **fields}
+        cases = {arm.id: arm.cases[0] for arm in arms}
+        return [make_record(comparison="one", arm=n, case=cases[n], replicate=replicate, **kept) for n in names]
+
+    pilot = [*measured(0, "ab"), *measured(0, "c", status=Status.FAILED)]
+    whole = [*pilot, *measured(1, "ab")]
+    assert module.half_measured(plan, []) == module.half_measured(plan, whole) == []
+    rest = "kept, not counted, measured again"
+    assert module.half_measured(plan, pilot[:2]) == [f"one: replicate 0 is half-written; {rest}"]
+    assert module.half_measured(plan, [*whole, *measured(2, "a")]) == [f"one: replicate 2 is half-written; {rest}"]
+    cut = measured(2, "ab", interrupted=True)
+    assert module.half_measured(plan, [*whole, *cut]) == [f"one: replicate 2 was interrupted; {rest}"]
+    assert module.half_measured(plan, [*whole, *cut, *measured(2, "ab")]) == []
+
+
+def test_scratch_folders_of_killed_runs_are_removed_others_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(module.tempfile, "mkdtemp", lambda prefix: str(_made(tmp_path / f"{prefix}newfolde")))
+    stale, young, other = (_made(tmp_path / name) for name in ("frugalbench-abcdefgh", "frugalbench-bcdefghi", "other"))
+    for folder in (stale, other):
+        os.utime(folder, (0, 0))
+    opened = Store.create(tmp_path / "run")
+    os.utime(opened.scratch, (0, 0))
+    module._remove_stale(tmp_path)
+    assert (stale.exists(), young.exists(), other.exists(), opened.scratch.exists()) == (False, True, True, True)
+    opened.close()
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder
+
+
+# A disk without room, a directory without permission: on file systems of their own
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """64 KiB of disk, where we may mount."""
+    disk = _made(tmp_path / "disk")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_disk_that_fills_up_loses_nothing_and_goes_on_when_there_is_room(small_disk):
+    path, written = small_disk / "run", 0
+    opened = Store.create(path)
+    opened.write_manifest(make_manifest())
+    with pytest.raises(FrugalbenchError, match=r"No space left on device; what was measured so far is kept; make room"):
+        for number in range(1, 999):
+            opened.append([record(number)])
+            written = number
+    with pytest.raises(FrugalbenchError, match=r"manifest\.json: No space left .*; the records so far are kept"):
+        opened.write_manifest(make_manifest(notes=tuple("x" * 999 for _ in range(64))))
+    opened.close()
+    assert written > 3
+    assert stored(path) == list(range(1, written + 1))
+    assert not (path / ".manifest.json.partial").exists()
+    subprocess.run(["mount", "-o", "remount,size=1m", small_disk], check=True)
+    opened, manifest, records = Store.reopen(path)
+    opened.append([record(written + 1)])
+    opened.close()
+    assert manifest == make_manifest()
+    assert (len(records), opened.dropped) == (written, ())
+    assert stored(path) == list(range(1, written + 2))
+
+
+def test_a_read_only_directory_is_refused_and_unchanged(small_disk):
+    opened = Store.create(small_disk / "run")
+    opened.write_manifest(make_manifest())
+    opened.append([record(1)])
+    opened.close()
+    with (small_disk / "run" / "records.jsonl").open("ab") as stream:
+        stream.write(b'{"half')
+    before = (small_disk / "run" / "records.jsonl").read_bytes()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(FrugalbenchError, match=r"cannot write there \(Read-only file system\)"):
+        Store.reopen(small_disk / "run")
+    with pytest.raises(FrugalbenchError, match=r"cannot write the run there \(Read-only file system\); choose another"):
+        Store.create(small_disk / "other")
+    assert (small_disk / "run" / "records.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("keep", [1, 0.5, -1])
 def test_a_half_written_last_line_is_cut_off(run, keep):
     file = run / "records.jsonl"
@@ -68,9 +226,10 @@ def test_a_half_written_last_line_is_cut_off(run, keep):
 
 def test_a_damaged_line_in_the_middle_is_named_and_left_alone(run):
     file = run / "records.jsonl"
-    damaged = b'{"not a record"\n' + file.read_bytes()
+    first, second = file.read_bytes().splitlines(keepends=True)
+    damaged = first + b'{"not a record"\n' + second
     file.write_bytes(damaged)
-    with pytest.raises(FrugalbenchError, match=r"records\.jsonl.*damaged"):
+    with pytest.raises(FrugalbenchError, match=r"records\.jsonl:2: damaged: .*\nDelete that line, or restore"):
         Store.reopen(run)
     assert file.read_bytes() == damaged
 

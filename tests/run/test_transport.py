@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from frugalbench.run import protocol, template
 from frugalbench.run.transport import Pool, WorkerGone
-from run.helpers import make_arm
+from run.helpers import log_entries, make_arm
 
 FAKE = ("fake_workload",)
 LIMIT_S = 30.0
@@ -86,7 +86,7 @@ def test_a_template_with_threads_is_not_forked(pool, tmp_path):
 @pytest.mark.parametrize(
     ("imports", "reason"),
     [
-        (("fake_is_missing",), r"import fake_is_missing: ModuleNotFoundError: No module named"),
+        (("fake_is_missing",), r"import fake_is_missing: package fake_is_missing is missing .*: pip install"),
         (("fake_dies",), r"import died: the library gave up"),
     ],
 )
@@ -149,6 +149,28 @@ def test_no_answer_in_time_kills_the_worker(pool, tmp_path):
     assert not alive(worker.pid)
 
 
+@pytest.mark.parametrize("imports", [FAKE, ("fake_threads", *FAKE)], ids=["fork", "spawn"])
+@pytest.mark.parametrize("end", ["finish", "kill"])
+def test_what_a_worker_left_behind_is_gone_when_its_end_is_known(pool, tmp_path, imports, end):
+    log = str(tmp_path / "log")
+    worker, _ = load(pool, tmp_path, imports, log=log, stray=True)
+    (entry,) = log_entries(log, "stray")
+    assert alive(entry["stray"])
+    getattr(worker, end)()
+    assert not alive(entry["stray"])
+    assert not alive(worker.pid)
+
+
+def test_nobody_looks_while_a_worker_is_not_to_be_disturbed(pool, tmp_path):
+    worker, template_id = pool.start(FAKE)
+    worker.request(job(tmp_path, template_id, hang_in="load"), LIMIT_S)
+    looks, begin = [], time.monotonic()
+    with pytest.raises(WorkerGone, match="no answer within 2 s"):
+        worker.request(protocol.Load(), 2.0, lambda: looks.append(time.monotonic()), undisturbed_s=1.4)
+    assert looks
+    assert looks[0] - begin >= 1.4
+
+
 def test_a_watch_may_kill_the_worker(pool, tmp_path):
     worker, template_id = pool.start(FAKE)
     worker.request(job(tmp_path, template_id, hang_in="load"), LIMIT_S)
@@ -194,7 +216,7 @@ def test_the_parent_uses_no_cpu_while_a_worker_computes(pool, tmp_path):
     cpu_s, begin_s = time.process_time(), time.monotonic()
     reply = worker.request(turn(calls=4), LIMIT_S, lambda: None)
     assert time.monotonic() - begin_s > 0.4
-    assert reply.environment.cpu_s > 0.2
+    assert reply.environment.cpu_s > 0.05
     assert time.process_time() - cpu_s < 0.02
 
 
@@ -204,15 +226,18 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from frugalbench.run import protocol
 from frugalbench.run.transport import Pool
+from run.helpers import log_entries
 from run.test_transport import job, load, turn
 here = Path({here!r})
 pool = Pool(here, 30.0)
-idle, _ = load(pool, here)
+log = str(here / "log")
+idle, _ = load(pool, here, log=log, stray=True)
 grown, _ = load(pool, here, ("json", "fake_workload"))
-spawned, _ = load(pool, here, ("fake_threads", "fake_workload"))
+spawned, _ = load(pool, here, ("fake_threads", "fake_workload"), log=log, stray=True)
+strays = [entry["stray"] for entry in log_entries(log, "stray")]
 busy, _ = load(pool, here, work_s=600)
 protocol.send(busy._channel, turn())
-print(*pool.pids(), idle.pid, grown.pid, spawned.pid, busy.pid, flush=True)
+print(*pool.pids(), idle.pid, grown.pid, spawned.pid, busy.pid, *strays, flush=True)
 busy.request(turn(), 600)
 """
 
@@ -221,7 +246,7 @@ def test_everything_dies_with_a_parent_that_is_killed(tmp_path):
     code = _PARENT.format(tests=str(Path(__file__).parents[1]), here=str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(pids) == 7
+        assert len(pids) == 9, "two of them are children that hang in sessions of their own"
         assert all(map(alive, pids))
         parent.kill()
     assert gone_within(pids, 10)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from frugalbench.analysis import paired
 from frugalbench.analysis.judge import Evidence, undecided
+from frugalbench.analysis.spending import level
 from frugalbench.analysis.statistics import latest
 from frugalbench.schema import Claim, Decision, PairedRatio, Record, Verdict
 
@@ -19,12 +20,13 @@ def decide(
     """Whether a comparison needs more replicates after the planned look at ``replicates``.
 
     It stops when every time-based paired claim on its workload is settled, or when the last planned look is reached.
-    Alpha is split evenly over the looks. ``peak_share`` estimands need the run's peaks and do not hold a comparison up.
+    Looks pay along :mod:`frugalbench.analysis.spending`. ``peak_share`` estimands need the run's peaks and do not hold
+    a comparison up.
     """
     look = sum(item <= replicates for item in looks)
     if replicates >= looks[-1]:
         return Decision(stop=True, look=look, reason=f"last planned look, at {replicates} replicates")
-    evidence = Evidence(records=latest(records), machine="", alpha=alpha / len(looks), floor=floor)
+    evidence = Evidence(records=latest(records), machine="", alpha=level(alpha, looks, replicates), floor=floor)
     open_rows = undecided([row for claim in claims for row in _rows(claim, evidence)])
     if open_rows:
         names = sorted({f"{row.claim} {row.regime}" for row in open_rows})

@@ -1,12 +1,13 @@
 """The comparison of an interval with a threshold, and what a verdict says about it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import measured_peaks
-from frugalbench.analysis.statistics import DEFAULT_FLOOR, latest
-from frugalbench.schema import Claim, Outcome, Record, Status, Tier, Verdict
+from frugalbench.analysis.spending import last_level, level
+from frugalbench.analysis.statistics import DEFAULT_FLOOR, counted, latest
+from frugalbench.schema import Claim, Decision, Outcome, Record, Status, Tier, Verdict
 from frugalbench.units import significant
 
 
@@ -18,8 +19,14 @@ class Evidence:
     machine: str
     alpha: float = 0.05
     """Spent on this look."""
+    alphas: dict[str, float] = field(default_factory=dict)
+    """The same for comparisons that stopped at looks of their own."""
     floor: float = DEFAULT_FLOOR
     peaks: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def alpha_of(self, comparison: str) -> float:
+        """Alpha that the deciding look at a comparison may spend."""
+        return self.alphas.get(comparison, self.alpha)
 
     def absence(self, workload: str, regime: str | None) -> str:
         """Why a workload gives nothing to judge."""
@@ -31,24 +38,45 @@ class Evidence:
         return f"this run has no {workload} case{where}"
 
 
-def evidence_of(run: Run, floor: float = DEFAULT_FLOOR) -> Evidence:
-    """The evidence that a stored run holds."""
+def evidence_of(run: Run) -> Evidence:
+    """The evidence that a stored run holds, with the A/A floor that the run itself recorded."""
     machine = run.manifest.machine_before
+    records = latest(run.records)
+    alpha, looks = _planned(run.manifest.config)
     return Evidence(
-        records=latest(run.records),
+        records=records,
         machine=str(machine.get("name") or machine.get("fingerprint") or "unknown"),
-        alpha=spent_alpha(run.manifest.config),
-        floor=floor,
+        alpha=alpha,
+        alphas=_alphas(records, run.manifest.decisions, alpha, looks),
+        floor=DEFAULT_FLOOR if run.manifest.floor is None else run.manifest.floor,
         peaks=measured_peaks(run),
     )
 
 
-def spent_alpha(config: dict[str, object]) -> float:
-    """Alpha of one look: the planned looks share it evenly, so that looking several times is paid for."""
+def _planned(config: dict[str, object]) -> tuple[float, tuple[int, ...]]:
+    """Alpha and looks of a run's config; a config that no run can have written counts as one look."""
     measure = config.get("measure")
     measure = measure if isinstance(measure, dict) else {}
-    looks = measure.get("looks") or (1,)
-    return float(measure.get("alpha", 0.05)) / len(looks)
+    alpha, looks = measure.get("alpha", 0.05), measure.get("looks")
+    if not (isinstance(looks, list | tuple) and looks and all(type(item) is int and item > 0 for item in looks)):
+        looks = (1,)
+    return alpha if isinstance(alpha, float) and 0 < alpha < 1 else 0.05, tuple(sorted(looks))
+
+
+def _alphas(
+    records: Sequence[Record], decisions: Mapping[str, Decision], alpha: float, looks: Sequence[int]
+) -> dict[str, float]:
+    """Per comparison, what its deciding look may spend: one that was settled early has left the rest unspent."""
+    reached: dict[str, int] = {}
+    for record in records:
+        if counted(record):
+            reached[record.comparison] = max(reached.get(record.comparison, 0), record.replicate)
+    found = {}
+    for comparison, replicates in reached.items():
+        decision = decisions.get(comparison)
+        early = decision is not None and decision.stop and 0 < decision.look < len(looks) and replicates in looks
+        found[comparison] = (level if early else last_level)(alpha, looks, replicates)
+    return found
 
 
 def decide_outcome(direction: str, threshold: float, low: float, high: float) -> Outcome:

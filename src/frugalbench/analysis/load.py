@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from frugalbench.analysis.plausible import manifest_fault, record_fault
 from frugalbench.schema import (
     SCHEMA_VERSION,
     UNREADABLE,
@@ -14,6 +15,12 @@ from frugalbench.schema import (
     decode_manifest,
     decode_record,
 )
+from frugalbench.untrusted import read_bounded, shown
+
+MOST_MANIFEST_BYTES = 64 * 2**20
+MOST_RECORDS_BYTES = 2**31
+MOST_LINE_BYTES = 16 * 2**20
+"""A record of this project takes some kilobytes."""
 
 
 @dataclass(frozen=True)
@@ -36,33 +43,43 @@ def load_run(path: Path | str) -> Run:
 
     A last line that was being written when the run died is dropped and noted in ``problems``.
     Raises :class:`FrugalbenchError` when ``path`` is no run directory, was written by a newer
-    schema, or holds a line that cannot be read.
+    schema, or holds a line that cannot be read, numbers that no measurement gives, or more than is read of such a file.
     """
     path = Path(path)
     manifest = _read_manifest(path)
     records, problems = _read_records(path / "records.jsonl")
     if manifest.state != "complete":
         problems = (*problems, f"{path}: the run is not complete ({manifest.state})")
-    return Run(path, manifest, records, problems)
+    return Run(path, manifest, records, tuple(shown(problem) for problem in problems))
 
 
 def _read_manifest(path: Path) -> Manifest:
     file = path / "manifest.json"
-    text = _read(file, f"{path}: not a run directory")
+    text = _read(file, f"{path}: not a run directory", MOST_MANIFEST_BYTES)
     try:
         _check_version(text, file)
-        return decode_manifest(text)
+        manifest = decode_manifest(text)
     except UNREADABLE as error:
-        raise FrugalbenchError(
-            f"{file}: cannot be read ({error}).\nRestore it from a copy, or run the config again."
-        ) from None
+        raise _damaged(file, str(error)) from None
+    if reason := manifest_fault(manifest):
+        raise _damaged(file, reason)
+    return manifest
+
+
+def _damaged(file: Path, reason: str) -> FrugalbenchError:
+    return FrugalbenchError(f"{file}: cannot be read ({reason}).\nRestore it from a copy, or run the config again.")
 
 
 def _read_records(file: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:
     if not file.exists():
         return (), (f"{file}: missing; nothing was measured yet",)
-    lines = _read(file, f"{file}: cannot be read").split(b"\n")
+    lines = _read(file, f"{file}: cannot be read", MOST_RECORDS_BYTES).split(b"\n")
+    if (longest := max(map(len, lines))) > MOST_LINE_BYTES:
+        number = 1 + next(index for index, line in enumerate(lines) if len(line) == longest)
+        raise _unusable(f"{file}:{number}", f"{longest} bytes, more than {MOST_LINE_BYTES}")
     unfinished = lines.pop()
+    if lines and b"\0" in lines[-1]:  # a file system that grew the file before the loss of power kept the data from it
+        unfinished = lines.pop() + b"\n" + unfinished
     records = tuple(_decode(line, file, number) for number, line in enumerate(lines, 1) if line.strip())
     if not unfinished.strip():
         return records, ()
@@ -75,9 +92,12 @@ def _with_unfinished(
     """A last line without its newline: kept when whole, dropped when it is only the beginning of one."""
     try:
         _check_version(line, f"{file}:{number}")
-        return (*records, decode_record(line)), ()
+        last = decode_record(line)
     except UNREADABLE:
         return records, (f"{file}:{number}: half-written last line dropped; `frugalbench run --resume` repeats it",)
+    if reason := record_fault(last):
+        raise _unusable(f"{file}:{number}", reason)
+    return (*records, last), ()
 
 
 def _decode(line: bytes, file: Path, number: int) -> Record:
@@ -86,12 +106,18 @@ def _decode(line: bytes, file: Path, number: int) -> Record:
     except UNREADABLE as error:
         where = f"{file}:{number}"
         _check_version_loosely(line, where)
-        raise FrugalbenchError(
-            f"{where}: this record cannot be read ({error}).\nDelete that line, or restore the file from a copy."
-        ) from None
+        raise _unusable(where, str(error)) from None
     if record.schema_version > SCHEMA_VERSION:
         raise _newer(record.schema_version, f"{file}:{number}")
+    if reason := record_fault(record):
+        raise _unusable(f"{file}:{number}", reason)
     return record
+
+
+def _unusable(where: str, reason: str) -> FrugalbenchError:
+    return FrugalbenchError(
+        f"{where}: this record cannot be read ({reason}).\nDelete that line, or restore the file from a copy."
+    )
 
 
 def _check_version(text: bytes, where: Path | str) -> None:
@@ -114,9 +140,9 @@ def _newer(version: int, where: Path | str) -> FrugalbenchError:
     )
 
 
-def _read(file: Path, what: str) -> bytes:
+def _read(file: Path, what: str, most_bytes: int) -> bytes:
     try:
-        return file.read_bytes()
+        return read_bounded(file, most_bytes)
     except OSError as error:
         raise FrugalbenchError(
             f"{what} ({file.name}: {error.strerror}).\nName a directory that `frugalbench run` wrote."

@@ -11,6 +11,7 @@ from typing import Any
 
 from frugalbench.analysis.energy import energy
 from frugalbench.analysis.load import Run
+from frugalbench.analysis.noise import case_flags, unsteady_warmups
 from frugalbench.analysis.statistics import counted
 from frugalbench.schema import Case, Cost, Frozen, Quantity, Record, Status, Tier
 
@@ -77,6 +78,10 @@ class Row(Frozen, frozen=True, kw_only=True):
     """Export and compilation before any timing, also when it came from the cache."""
     void_share: float | None = None
     steady_load: bool = False
+    unsteady: int | None = None
+    """Replicates whose warm-up found no steady state."""
+    flags: str = ""
+    """Two modes, or a trend, in the times."""
     threads: int | None = None
     facts: dict[str, Quantity] = {}
     source: str = ""
@@ -258,6 +263,8 @@ def _process(records: list[Record]) -> dict[str, Any]:
         "build_s": _median(sum(a.build_s for a in r.artefacts) if r.artefacts else None for r in records),
         "void_share": sum(s.void is not None for s in samples) / len(samples) if samples else None,
         "steady_load": any(r.steady_load for r in records),
+        "unsteady": unsteady_warmups(records) if records else None,
+        "flags": case_flags(records),
         "threads": threads[-1] if threads else None,
         "facts": records[-1].facts if records else {},
     }

@@ -79,7 +79,8 @@ def verdicts(claim: Claim, rule: PairedRatio, evidence: Evidence, group: Group) 
     if champion is None:
         rows.append(not_tested(claim, evidence, group.regime, _why_absent(rule.best, group, "candidate"), arm="best"))
     else:
-        rows.append(_row(claim, rule, evidence, group, champion, strongest, evidence.alpha, "best"))
+        alpha = evidence.alpha_of(group.comparison)
+        rows.append(_row(claim, rule, evidence, group, champion, strongest, alpha, "best"))
     return rows
 
 
@@ -106,7 +107,10 @@ def _no_joules(group: Group) -> str:
 
 
 def _champion(names: Sequence[str], group: Group, rule: PairedRatio, evidence: Evidence) -> str | None:
-    """The one with the best estimand in the pilot, among those that were then counted."""
+    """The one with the best estimand in the pilot, among those that were then counted; an only one needs no pilot."""
+    measured = [name for name in names if name in group.counted]
+    if len(names) == 1 and measured:
+        return measured[0]
     scored = {
         name: score
         for name in names
@@ -173,7 +177,7 @@ def _levels(
     for name in names:
         parts = _parts(rule, evidence, group, name, strongest)
         p_values[name] = statistics.p_value(*parts, claim.threshold, evidence.floor) if parts else 1.0
-    return statistics.holm(p_values, evidence.alpha)
+    return statistics.holm(p_values, evidence.alpha_of(group.comparison))
 
 
 def _row(

@@ -39,10 +39,15 @@ def main(arguments: argparse.Namespace) -> int:
 
 def self_test(fingerprint: str) -> str:
     """What is known of this machine's false-alarm rate."""
-    from frugalbench.cli.session import floor_of
-    from frugalbench.paths import state_dir
+    from frugalbench.cli.session import floor_of, self_test_of
+    from frugalbench.plan import DEVICES
 
-    floor = f"{floor_of(fingerprint):.1%}"
-    if (state_dir() / f"selftest-{fingerprint}.json").exists():
-        return f"Self-tested: intervals are widened by {floor} on each ratio."
-    return f"Never self-tested: intervals are widened by a default of {floor} on each ratio."
+    floor = f"{floor_of(fingerprint):.2%}"
+    lines = []
+    for device in DEVICES:
+        if found := self_test_of(fingerprint, device):
+            how = ", quick" if found.get("quick") else ""
+            lines.append(f"Self-test ({device}, {str(found.get('ended', ''))[:10]}{how}): {found.get('sentence', '')}")
+    if lines:
+        return "\n".join([*lines, f"Intervals are widened by {floor} on each ratio."])
+    return f"Never self-tested (`frugalbench selftest`): intervals are widened by a default of {floor} on each ratio."

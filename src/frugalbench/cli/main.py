@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = verb.main(arguments)
         sys.stdout.flush()
     except FrugalbenchError as problem:
-        print(f"frugalbench: {problem}", file=sys.stderr)
+        print(f"frugalbench: {_shown(str(problem))}", file=sys.stderr)
         return problem.exit_code
     except KeyboardInterrupt:
         print("frugalbench: interrupted", file=sys.stderr)
@@ -40,10 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as problem:
         _silence_stdout()
-        where = problem.filename or "standard output"
+        where = _shown(str(problem.filename or "standard output"))
         print(f"frugalbench: {where}: {problem.strerror}; nothing measured is lost", file=sys.stderr)
         return 1
     return code
+
+
+def _shown(text: str) -> str:
+    """A message as a terminal may print it: three lines at most, whatever of it came from a file."""
+    from frugalbench.untrusted import shown
+
+    return "\n".join(shown(line, 1000) for line in text.split("\n")[:3])
 
 
 def _silence_stdout() -> None:
@@ -66,6 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     _report(commands)
     _compare(commands)
     _simulate(commands)
+    _selftest(commands)
+    _versus(commands)
     return parser
 
 
@@ -92,6 +101,9 @@ def _selection(command: argparse.ArgumentParser) -> None:
     command.add_argument("--only", metavar="GLOB", help="only the comparisons or cases whose id matches")
     command.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help="override a config key"
+    )
+    command.add_argument(
+        "--allow-code", action="store_true", help="run code that the config names: workloads of one's own, commands"
     )
     command.add_argument("--seed", type=int, help="seed of inputs, weights and orders")
     command.add_argument("--device", help="cpu or cuda, for every workload")
@@ -146,6 +158,44 @@ def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.add_argument(
         "cluster", metavar="CLUSTER", help="path, or name of a shipped cluster (uniform, fragmented, …)"
     )
+
+
+def _selftest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "selftest", "this machine's false-alarm rate and smallest detectable effect")
+    command.add_argument("--device", help="cpu (the default) or cuda")
+    command.add_argument("--quick", action="store_true", help="two minutes instead of fifteen: idle only, nothing live")
+    command.add_argument(
+        "--time-budget", type=float, metavar="S", help="seconds instead of 900, or of 120 with --quick"
+    )
+    command.add_argument("--out", metavar="DIR", help="where the records go (default: the user's state directory)")
+
+
+def _versus(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "versus", "callables or commands against each other, turn by turn, without a config")
+    command.add_argument(
+        "arms", metavar="ARM", nargs="+", help="file.py:function or module:function; a command line with --command"
+    )
+    command.add_argument("--command", action="store_true", help="the arms are command lines")
+    command.add_argument(
+        "--setup",
+        metavar="F",
+        action="append",
+        default=[],
+        help="file.py:function called once in each fresh process; what it returns is passed to the arm. "
+        "Once for all arms, or once for each",
+    )
+    command.add_argument("--check", action="store_true", help="stop unless all arms return the same value")
+    command.add_argument("--time-budget", type=float, default=60.0, metavar="S", help="seconds at most (60)")
+    command.add_argument(
+        "--replicates", type=int, default=24, metavar="N", help="fresh starts of each arm at most (24)"
+    )
+    command.add_argument("--threads", type=int, metavar="N", help="threads of torch, BLAS and OpenMP (all cores)")
+    command.add_argument("--seed", type=int, default=1, help="seed of the order of turns")
+    command.add_argument(
+        "--fail-above", type=float, metavar="PCT", help="exit 1 when an arm is surely slower than the first by more"
+    )
+    command.add_argument("--ignore-failure", action="store_true", help="with --command: time failing commands as well")
+    command.add_argument("--out", metavar="DIR", help="keep the run directory here")
 
 
 if __name__ == "__main__":

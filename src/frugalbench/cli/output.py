@@ -7,10 +7,27 @@ from typing import Any
 
 import msgspec
 
+from frugalbench.untrusted import shown
+
+MOST_LINE = 2000
+
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+    from frugalbench.report import safe
+
+    text = safe.json_text(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())
+    sys.stdout.buffer.write(text.encode() + b"\n")
+
+
+def say(text: object = "", end: str = "\n") -> None:
+    """A line on standard output in which control characters are spelled out."""
+    print(shown(text, MOST_LINE), end=end)
+
+
+def warn(text: object) -> None:
+    """The same on standard error."""
+    print(f"frugalbench: {shown(text, MOST_LINE)}", file=sys.stderr)
 
 
 def progress() -> Callable[[str], None]:
@@ -19,7 +36,7 @@ def progress() -> Callable[[str], None]:
     tty = sys.stderr.isatty()
 
     def show(text: str) -> None:
-        line = f"[{time.monotonic() - start_s:5.0f} s] {text}"
+        line = f"[{time.monotonic() - start_s:5.0f} s] {shown(text, MOST_LINE)}"
         if tty:
             sys.stderr.write(f"\r\x1b[2K{line[:110]}")
         else:

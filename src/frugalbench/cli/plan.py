@@ -14,15 +14,16 @@ def main(arguments: argparse.Namespace) -> int:
     from frugalbench.plan import make_plan
 
     extra = [] if arguments.seed is None else [f"seed={arguments.seed}"]
+    extra += [] if arguments.time_budget is None else [f"measure.time_budget_s={arguments.time_budget}"]
     config = load_config(arguments.config, [*arguments.overrides, *extra])
-    plan = make_plan(config, Machine.detect(), arguments.only, arguments.device)
+    plan = make_plan(config, Machine.detect(), arguments.only, arguments.device, arguments.allow_code)
     if arguments.json:
         output.print_json(plan)
         return 0
     replicates = config.measure.looks
     for line in _lines(plan):
-        print(line)
-    budget_s = arguments.time_budget or config.measure.time_budget_s
+        output.say(line)
+    budget_s = config.measure.time_budget_s
     starts = f"{replicates[0]}" + (f" to {replicates[-1]}" if len(replicates) > 1 else "")
     print(
         f"{starts} fresh starts of each arm after a pilot, {config.measure.rounds} rounds each; "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from frugalbench.analysis.load import load_run
 from frugalbench.cli import session
+from frugalbench.untrusted import shown
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -18,7 +19,7 @@ def main(arguments: argparse.Namespace) -> int:
     chosen = "json" if arguments.json else arguments.format
     content = render(runs, session.judge(runs), chosen, target)
     if target is not None:
-        print(f"wrote {target}", file=sys.stderr if arguments.json else sys.stdout)
+        print(f"wrote {shown(target)}", file=sys.stderr if arguments.json else sys.stdout)
         if arguments.json:
             print(content, end="")
     elif isinstance(content, str):

@@ -26,6 +26,7 @@ def main(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         time_budget_s=arguments.time_budget,
         resume=arguments.resume,
+        allow_code=arguments.allow_code,
         progress=output.progress(),
     )
     output.end_progress()
@@ -71,6 +72,6 @@ def _closing(done: "object") -> None:
             f"the harness itself took {share:.1%} of one core."
         )
     for note in manifest.notes[:1]:
-        print(f"Note: {note}.")
-    print(f"Run directory: {done.path}")
-    print(f"Report:        {_own_name()} report {done.path} --format html --output {done.path}/report.html")
+        output.say(f"Note: {note}.")
+    output.say(f"Run directory: {done.path}")
+    output.say(f"Report:        {_own_name()} report {done.path} --format html --output {done.path}/report.html")

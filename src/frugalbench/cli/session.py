@@ -2,9 +2,8 @@
 
 import json
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -18,14 +17,17 @@ from frugalbench.analysis.decide import decide
 from frugalbench.analysis.judge import evidence_of
 from frugalbench.analysis.load import Run, load_run
 from frugalbench.analysis.statistics import DEFAULT_FLOOR
-from frugalbench.config import Config, load_config
+from frugalbench.analysis.variance import rounds_for
+from frugalbench.cli import output
+from frugalbench.config import Config, from_stored, load_config, require_permission
 from frugalbench.machine import Machine
 from frugalbench.paths import state_dir
-from frugalbench.plan import make_plan
-from frugalbench.run.engine import Engine, Outcome
-from frugalbench.run.store import Store, read_manifest
+from frugalbench.plan import DEVICES, check_stored, make_plan
+from frugalbench.run.engine import Decide, Engine, Outcome
+from frugalbench.run.store import Store
 from frugalbench.run.transport import check_platform
-from frugalbench.schema import SCHEMA_VERSION, FrugalbenchError, Harness, Manifest, Plan, Record, Verdict
+from frugalbench.schema import SCHEMA_VERSION, Claim, FrugalbenchError, Harness, Manifest, Plan, Record, Verdict
+from frugalbench.specs import plugin
 
 _PACKAGES = (
     "frugalbench", "numpy", "torch", "transformers", "bitsandbytes", "onnx", "onnxscript", "onnxruntime", "openvino",
@@ -43,30 +45,41 @@ def run(
     device: str | None = None,
     time_budget_s: float | None = None,
     resume: bool = False,
+    allow_code: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Measure ``config`` (a path or a shipped name) and return the run; its state says whether it is complete.
 
-    Raises :class:`FrugalbenchError` for a bad request, :class:`NothingRunsHere` when no case can run here.
+    Raises :class:`FrugalbenchError` for a bad request and for a config that runs code without ``allow_code``,
+    :class:`NothingRunsHere` when no case can run here.
     """
     check_platform()
     settings = load_config(config, _all_overrides(overrides, seed, time_budget_s))
     machine = Machine.detect()
     path = Path(out) if out is not None else _default_out(settings.name)
+    require_permission(settings, allow_code)
     if resume:
-        store, manifest, before = _reopen(path, machine)
+        settings = _same_config(path, machine, settings, time_budget_s, allow_code)
+        store, manifest, before = _reopen(path)
     else:
-        plan = make_plan(settings, machine, only, device)
+        plan = make_plan(settings, machine, only, device, allow_code)
         store, before = Store.create(path), []
-        manifest = _manifest(settings, plan, machine)
+        manifest = _manifest(settings, plan, machine, floor_of(machine.fingerprint))
     try:
-        if resume:
-            settings = _same_config(path, manifest, settings, time_budget_s)
         store.write_manifest(manifest)
-        _execute(settings, machine, store, manifest, before, progress)
+        choose = decide_by_claims(settings, load_claims(), manifest.floor)
+        plugins = plugin.references(settings) if allow_code else {}
+        _execute(settings, machine, store, manifest, choose, before, progress, plugins)
     finally:
         store.close()
     return load_run(path)
+
+
+def decide_by_claims(config: Config, claims: Sequence[Claim], floor: float | None) -> Decide:
+    """The stopping rule with the config's looks and alpha; ``floor`` is the run's own, as its manifest records it."""
+    planned = config.measure
+    widened = DEFAULT_FLOOR if floor is None else floor
+    return partial(decide, looks=planned.looks, claims=claims, alpha=planned.alpha, floor=widened)
 
 
 def _all_overrides(overrides: Sequence[str], seed: int | None, time_budget_s: float | None) -> list[str]:
@@ -79,28 +92,39 @@ def _default_out(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
 
-def _reopen(path: Path, machine: Machine) -> tuple[Store, Manifest, list[Record]]:
-    recorded = read_manifest(path).machine_before.get("fingerprint")
+def _reopen(path: Path) -> tuple[Store, Manifest, list[Record]]:
+    store, manifest, before = Store.reopen(path)
+    for line in store.dropped:
+        output.warn(line)
+    return store, manifest, before
+
+
+def _same_config(
+    path: Path, machine: Machine, settings: Config, time_budget_s: float | None, allow_code: bool
+) -> Config:
+    """The resumed run's own config; only the time budget may be renewed.
+
+    Raises :class:`FrugalbenchError`, before anything is touched, for a run of another machine, for one that cannot be
+    read, and for a plan that its config does not expand to.
+    """
+    manifest, where = load_run(path).manifest, f"{path}/manifest.json"
+    recorded = manifest.machine_before.get("fingerprint")
     if recorded != machine.fingerprint:
         raise FrugalbenchError(
             f"{path}: measured on another machine (fingerprint {recorded}, this one is {machine.fingerprint}); "
             "start a new run with another --out"
         )
-    return Store.reopen(path)
-
-
-def _same_config(path: Path, manifest: Manifest, settings: Config, time_budget_s: float | None) -> Config:
-    """The resumed run's own config; only the time budget may be renewed."""
-    try:
-        stored = msgspec.convert(manifest.config, Config)
-    except msgspec.ValidationError as problem:
-        raise FrugalbenchError(f"{path}/manifest.json: its config does not fit this version: {problem}") from None
+    stored = from_stored(manifest.config, where)
+    require_permission(stored, allow_code)
+    devices = {case.device for item in manifest.plan.comparisons for arm in item.arms for case in arm.cases}
+    device = devices.pop() if len(devices) == 1 else None
+    check_stored(manifest.plan, make_plan(stored, machine, None, device, allow_code), where)
     budget_s = settings.measure.time_budget_s if time_budget_s is not None else stored.measure.time_budget_s
     measure = msgspec.structs.replace(stored.measure, time_budget_s=budget_s)
     return msgspec.structs.replace(stored, measure=measure)
 
 
-def _manifest(config: Config, plan: Plan, machine: Machine) -> Manifest:
+def _manifest(config: Config, plan: Plan, machine: Machine, floor: float) -> Manifest:
     now = datetime.now(UTC)
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -114,6 +138,7 @@ def _manifest(config: Config, plan: Plan, machine: Machine) -> Manifest:
         versions=_versions(),
         revision=_revision(),
         started=f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        floor=floor,
         notes=_notes(machine.fingerprint),
     )
 
@@ -123,14 +148,13 @@ def _execute(
     machine: Machine,
     store: Store,
     manifest: Manifest,
+    choose: Decide,
     before: Sequence[Record],
     progress: Callable[[str], None],
+    plugins: Mapping[str, str] | None = None,
 ) -> None:
-    measure = config.measure
-    choose = partial(
-        decide, looks=measure.looks, claims=load_claims(), alpha=measure.alpha, floor=floor_of(machine.fingerprint)
-    )
-    engine = Engine(manifest.plan, config, store, choose, machine.logical_cores, progress, before)
+    rounds = partial(rounds_for, configured=config.measure.rounds)
+    engine = Engine(manifest.plan, config, store, choose, machine.logical_cores, progress, before, rounds, plugins)
     begin_s, cpu_s = time.monotonic(), time.process_time()
     outcome = engine.run()
     harness = Harness(
@@ -141,6 +165,27 @@ def _execute(
         peak_pss_bytes=outcome.peak_pss_bytes or None,
     )
     store.write_manifest(_finished(manifest, outcome, harness))
+
+
+def measure(
+    config: Config,
+    plan: Plan,
+    machine: Machine,
+    path: Path,
+    choose: Decide,
+    floor: float,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Run:
+    """Measure a plan into a new run directory, stopping where ``choose`` says so; ``floor`` widens its intervals."""
+    check_platform()
+    store = Store.create(path)
+    try:
+        manifest = _manifest(config, plan, machine, floor)
+        store.write_manifest(manifest)
+        _execute(config, machine, store, manifest, choose, (), progress)
+    finally:
+        store.close()
+    return load_run(path)
 
 
 def _finished(manifest: Manifest, outcome: Outcome, harness: Harness) -> Manifest:
@@ -179,20 +224,32 @@ def _revision() -> str | None:
     return described.stdout.strip() or None
 
 
-def floor_of(fingerprint: object) -> float:
-    """A/A floor that the self-test of the machine with ``fingerprint`` found, else the cautious default."""
+def self_test_of(fingerprint: str, device: str = "cpu") -> dict[str, Any] | None:
+    """What the self-test of the machine with ``fingerprint`` found, or ``None`` where there was none."""
     try:
-        found = json.loads((state_dir() / f"selftest-{fingerprint}.json").read_text())
-        return float(found["aa_floor"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return DEFAULT_FLOOR
+        found = json.loads(self_test_file(fingerprint, device).read_text())
+    except (OSError, ValueError):
+        return None
+    good = isinstance(found, dict) and isinstance(found.get("aa_floor"), float) and 0 <= found["aa_floor"] < 1
+    return found if good else None
+
+
+def self_test_file(fingerprint: str, device: str) -> Path:
+    """Where the self-test of a machine is kept."""
+    return state_dir() / f"selftest-{fingerprint}{'' if device == 'cpu' else f'-{device}'}.json"
+
+
+def floor_of(fingerprint: str) -> float:
+    """A/A floor that this machine's self-tests found (the largest over devices), else the cautious default."""
+    found = [item["aa_floor"] for device in DEVICES if (item := self_test_of(fingerprint, device))]
+    return max(found, default=DEFAULT_FLOOR)
 
 
 def _notes(fingerprint: str) -> tuple[str, ...]:
-    if (state_dir() / f"selftest-{fingerprint}.json").exists():
-        return (f"intervals are widened by the {floor_of(fingerprint):.1%} that this machine's self-test found",)
+    if any(self_test_of(fingerprint, device) for device in DEVICES):
+        return (f"intervals are widened by the {floor_of(fingerprint):.2%} that this machine's self-test found",)
     return (
-        "this machine was never self-tested: intervals are widened by a default floor of "
+        "this machine was never self-tested (`frugalbench selftest`): intervals are widened by a default floor of "
         f"{DEFAULT_FLOOR:.0%} on each ratio",
     )
 
@@ -200,17 +257,13 @@ def _notes(fingerprint: str) -> tuple[str, ...]:
 def judge(runs: Sequence[Run]) -> tuple[Verdict, ...]:
     """The verdicts of stored runs, from their manifests and records alone."""
     claims = load_claims()
-    return tuple(verdict for item in runs for verdict in evaluate(evidence_of(item, _run_floor(item)), claims))
-
-
-def _run_floor(item: Run) -> float:
-    return floor_of(item.manifest.machine_before.get("fingerprint"))
+    return tuple(verdict for item in runs for verdict in evaluate(evidence_of(item), claims))
 
 
 def warn(runs: Sequence[Run]) -> None:
     """Say on standard error what a reader of ``runs`` should know first."""
     for warning in (*claim_warnings(runs), *(problem for item in runs for problem in item.problems)):
-        print(f"frugalbench: {warning}", file=sys.stderr)
+        output.warn(warning)
 
 
 def claim_warnings(runs: Sequence[Run]) -> list[str]:

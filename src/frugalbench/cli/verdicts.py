@@ -25,9 +25,11 @@ def main(arguments: argparse.Namespace) -> int:
 
         print(verdicts_markdown(verdicts), end="")
         return 0
+    from frugalbench.report.noise import noise_lines
     from frugalbench.report.terminal import verdicts_terminal
 
     print(verdicts_terminal(verdicts), end="")
+    print("\n".join(("", *noise_lines(runs))))
     return 0
 
 

@@ -10,7 +10,6 @@ rates of links are per device for a device, and summed over the devices for a sy
 
 import difflib
 import math
-import tomllib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from frugalbench import paths
+from frugalbench import paths, untrusted
 from frugalbench.cluster.ranges import Range, spanning
 from frugalbench.schema import FrugalbenchError
 
@@ -157,10 +156,10 @@ def prices() -> Prices:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A parsed TOML file; raises :class:`FrugalbenchError` naming file and fault."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FrugalbenchError(f"{path}: cannot be read as TOML: {error}") from None
+    document = untrusted.read_toml(path)
+    if reason := untrusted.fault(document):
+        raise FrugalbenchError(f"{path}: holds {reason}")
+    return document
 
 
 def convert(document: dict[str, Any], kind: type[T], where: str) -> T:

@@ -3,7 +3,10 @@
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 
-from frugalbench.schema import Frozen, Quantity, Tier
+from frugalbench.schema import Frozen, FrugalbenchError, Quantity, Tier
+
+MOST_WIDE = 16
+"""Inputs with width; each doubles the number of corners."""
 
 
 class Range(Frozen, frozen=True, kw_only=True):
@@ -41,10 +44,16 @@ def propagate(model: Callable[[dict[str, float]], list[float]], inputs: Mapping[
     """Evaluate ``model`` at the central inputs and at every corner of their box.
 
     The bounds are exact where a result is monotone in each input, which holds for times, rates and their ratios here.
-    Inputs without width add no corners; the cost is 2 to the power of the number of the others.
+    Inputs without width add no corners; the cost is 2 to the power of the number of the others, so there is a limit:
+    raises :class:`FrugalbenchError` beyond it.
     """
     centre = {name: item.value for name, item in inputs.items()}
     wide = [name for name, item in inputs.items() if item.low < item.high]
+    if len(wide) > MOST_WIDE:
+        raise FrugalbenchError(
+            f"{len(wide)} inputs of the clusters are ranges; {MOST_WIDE} are the most whose corners can all be tried. "
+            "Give some of them without 'low' and 'high'."
+        )
     ends = [(inputs[name].low, inputs[name].high) for name in wide]
     corners = [model({**centre, **dict(zip(wide, corner, strict=True))}) for corner in itertools.product(*ends)]
     return [spanning(value, others) for value, *others in zip(model(centre), *corners, strict=True)]

@@ -14,6 +14,11 @@ from frugalbench.cluster.hardware import Hardware, convert, hardware, nearest, r
 from frugalbench.cluster.ranges import Range
 from frugalbench.schema import FrugalbenchError
 
+MOST_LEVELS = 8
+MOST_DEVICES = 2**40
+LEAST, MOST = 1e-30, 1e30
+"""No figure of a cluster lies beyond these."""
+
 Values = dict[str, float]
 """One value for every ranged input of a cluster, by its name in :meth:`Cluster.inputs`."""
 
@@ -150,7 +155,11 @@ def _find(cluster: str | Path) -> Path:
 
 
 def _check(cluster: Cluster, where: str) -> None:
+    if len(cluster.level) > MOST_LEVELS or cluster.last_devices > MOST_DEVICES:
+        raise FrugalbenchError(f"{where}: more than {MOST_LEVELS} levels, or more than {MOST_DEVICES} devices")
     for name, item in cluster.inputs().items():
+        if not LEAST <= item.low <= item.high <= MOST:
+            raise FrugalbenchError(f"{where}: '{name}' must be positive and between {LEAST:g} and {MOST:g}, not {item}")
         if not 0 < item.low <= item.value <= item.high:
             raise FrugalbenchError(f"{where}: '{name}' must be positive with low <= value <= high, not {item}")
         if name.endswith((".efficiency", ".mfu", ".overlap")) and item.high > 1:

@@ -115,14 +115,16 @@ def _compiler() -> Capability:
 
 
 def _energy() -> Iterator[Capability]:
-    names = {"powercap": "CPU energy (powercap RAPL)", "nvml": "GPU energy (NVML)"}
     answers = meters.probes()
-    for kind, answer in answers.items():
-        yield Capability(names.get(kind, kind), answer.ok, answer.detail, "" if answer.ok else answer.remedy)
+    for name, answer in answers.items():
+        yield Capability(meters.KINDS[name].what, answer.ok, answer.detail, "" if answer.ok else answer.remedy)
     if not any(answer.ok for answer in answers.values()):
         detail = "tokens per joule will be an interval from declared watts, never a measurement"
         yield Capability(
-            "measured energy", False, detail, "declare idle_w, tdp_w and source under [energy] in the config"
+            "measured energy",
+            False,
+            detail,
+            "declare idle_w_per_core, tdp_w_per_core and source under [energy] in the config",
         )
 
 
@@ -208,7 +210,7 @@ def _run(probe: DeepProbe) -> ProbeResult:
     started_s = time.monotonic()
     environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "CI": "true"}
     child = subprocess.Popen(
-        [sys.executable, "-c", probe.source],
+        [sys.executable, "-P", "-c", probe.source],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

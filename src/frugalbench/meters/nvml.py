@@ -1,109 +1,42 @@
 """NVIDIA GPU energy through nvidia-ml-py: the board's energy counter, and power integrated as a cross-check.
 
 The counter (``nvmlDeviceGetTotalEnergyConsumption``, millijoules since the driver was loaded, Volta and newer) is the
-measurement. Power (``nvmlDeviceGetPowerUsage``, milliwatts) is sampled at both ends of the window and whenever the
-caller says so, and integrated by trapezoids; no thread of ours runs beside the measurement.
+measurement. Power comes from the field values ``POWER_INSTANT`` or ``POWER_AVERAGE`` (a mean over the last second)
+where the driver has them, else from ``nvmlDeviceGetPowerUsage``, which is one or the other depending on the board.
+A board in MIG mode is refused: its counters cover all instances together.
 """
 
+import ctypes
+import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from frugalbench.meters.base import Availability, Energy, Meter, MeterError
-from frugalbench.schema import Tier
+from frugalbench.meters.base import Availability, Meter, MeterError, first_working
+from frugalbench.meters.trace import CounterMeter, TraceMeter
 
 UPDATE_PERIOD_S = 0.1
 """NVML refreshes energy and power about every 100 ms; faster polling returns the same value again."""
+LIBRARY = "libnvidia-ml.so.1"
 DEVICE_NODES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
 """Any of these is there when a driver is (``dxg``: WSL)."""
 
-
-@dataclass(frozen=True)
-class CounterMeter:
-    """The energy counter of one board."""
-
-    driver: Any
-    index: int
-    scope: str = "gpu-board"
-    method: str = "NVML total energy counter"
-    tier: Tier = Tier.MEASURED
-    update_period_s: float = UPDATE_PERIOD_S
-
-    @property
-    def name(self) -> str:
-        return f"nvml energy gpu{self.index}"
-
-    def available(self) -> Availability:
-        return _available(self.begin, "energy counter")
-
-    def begin(self) -> int:
-        """Millijoules now."""
-        return _read(self.driver, self.index, "nvmlDeviceGetTotalEnergyConsumption")
-
-    def end(self, mark: int) -> Energy:
-        now = self.begin()
-        if now < mark:
-            raise MeterError(f"gpu{self.index}: energy counter went back from {mark} to {now} mJ (driver reloaded?)")
-        return Energy((now - mark) * 1e-3)
-
-
-@dataclass
-class PowerTrace:
-    """Power samples of one window: seconds and watts."""
-
-    times_s: list[float] = field(default_factory=list)
-    watts: list[float] = field(default_factory=list)
-    failed: str | None = None
-
-    def joule(self) -> float:
-        """Trapezoidal integral."""
-        steps = zip(self.times_s, self.times_s[1:], self.watts, self.watts[1:], strict=False)
-        return sum((t1 - t0) * (w0 + w1) / 2 for t0, t1, w0, w1 in steps)
-
-
-@dataclass(frozen=True)
-class PowerMeter:
-    """Board power integrated over the window; a cross-check of :class:`CounterMeter`, coarser than it."""
-
-    driver: Any
-    index: int
-    clock: Callable[[], float] = time.monotonic
-    scope: str = "gpu-board"
-    method: str = "NVML power, integrated"
-    tier: Tier = Tier.MEASURED
-    update_period_s: float = UPDATE_PERIOD_S
-
-    @property
-    def name(self) -> str:
-        return f"nvml power gpu{self.index}"
-
-    def available(self) -> Availability:
-        return _available(self.begin, "power")
-
-    def begin(self) -> PowerTrace:
-        trace = PowerTrace()
-        self._look(trace)
-        return trace
-
-    def sample(self, mark: PowerTrace) -> None:
-        """One more point in the middle of the window; a failure poisons the window when it ends."""
-        try:
-            self._look(mark)
-        except MeterError as error:
-            mark.failed = str(error)
-
-    def end(self, mark: PowerTrace) -> Energy:
-        if mark.failed:
-            raise MeterError(mark.failed)
-        self._look(mark)
-        return Energy(mark.joule())
-
-    def _look(self, trace: PowerTrace) -> None:
-        milliwatt = _read(self.driver, self.index, "nvmlDeviceGetPowerUsage")
-        trace.times_s.append(self.clock())
-        trace.watts.append(milliwatt * 1e-3)
+_POWER_FIELDS = {"instantaneous": ("NVML_FI_DEV_POWER_INSTANT", 186), "average": ("NVML_FI_DEV_POWER_AVERAGE", 185)}
+"""Kind of power to the name and number of its field (``nvml.h``)."""
+_THROTTLE_BITS = {
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal_slowdown",
+    0x40: "hw_thermal_slowdown",
+    0x80: "hw_power_brake_slowdown",
+}
+"""``nvmlClocksEventReason…`` (``nvml.h``); an idle board and clocks that somebody set are no throttling."""
+_NO_DRIVER = "install the NVIDIA driver (only with an NVIDIA GPU)"
+_MIG_REMEDY = "measure on a whole board (nvidia-smi -mig 0), or with a meter of the machine"
 
 
 def device_node() -> str | None:
@@ -111,48 +44,166 @@ def device_node() -> str | None:
     return next((node for node in DEVICE_NODES if Path(node).exists()), None)
 
 
-def discover(driver: Any = None, indices: tuple[int, ...] | None = None) -> list[Meter]:
-    """Counter and power meters of each board (or of ``indices``); empty without a driver.
+def has_library() -> bool:
+    """Whether the driver's library can be loaded; it is not initialised."""
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError:
+        return False
+    return True
 
-    ``driver`` is the ``pynvml`` module or something that answers like it.
+
+def discover(
+    driver: Any = None,
+    environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Meter]:
+    """Counter and power meters of the boards that CUDA may use, the first one's with the scope ``gpu-board``.
+
+    Further boards have scopes of their own, since a case runs on one. Empty without a driver. ``driver`` is the
+    ``pynvml`` module or something that answers like it.
     """
     try:
         driver = driver or _load()
-        found = range(driver.nvmlDeviceGetCount()) if indices is None else indices
+        boards = visible_boards(driver, environ)
     except Exception:  # pynvml raises its own classes, one per error code
         return []
-    return [meter for index in found for meter in (CounterMeter(driver, index), PowerMeter(driver, index))]
+    scopes = ("gpu-board" if place == 0 else f"gpu-board-{place}" for place in range(len(boards)))
+    return [m for board, scope in zip(boards, scopes, strict=False) for m in _of_board(driver, board, scope, clock)]
+
+
+def visible_boards(driver: Any, environ: Mapping[str, str] = os.environ) -> list[int]:
+    """NVML's numbers of the boards that CUDA may use, in CUDA's order as far as ``CUDA_VISIBLE_DEVICES`` tells it."""
+    count = int(driver.nvmlDeviceGetCount())
+    given = environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return list(range(count))
+    found: list[int] = []
+    for name in given.split(","):
+        board = _board_named(driver, name.strip(), count)
+        if board is None:
+            break  # CUDA ignores what follows a name that it does not know
+        found.append(board)
+    return found
+
+
+def _board_named(driver: Any, name: str, count: int) -> int | None:
+    if name.isdigit():
+        return int(name) if int(name) < count else None
+    if not name.startswith("GPU-"):
+        return None
+    return int(driver.nvmlDeviceGetIndex(driver.nvmlDeviceGetHandleByUUID(name)))
+
+
+def _of_board(driver: Any, board: int, scope: str, clock: Callable[[], float]) -> list[Meter]:
+    refused = partial(refused_as_mig, driver, board)
+    counter = CounterMeter(
+        name=f"nvml energy gpu{board}",
+        scope=scope,
+        method="NVML total energy counter",
+        read=lambda: read(driver, board, "nvmlDeviceGetTotalEnergyConsumption") * 1e-3,
+        update_period_s=UPDATE_PERIOD_S,
+        remedy="the board or its driver has no such counter (Volta and newer have)",
+        refused=refused,
+    )
+    kind, watts = power_source(driver, board)
+    power = TraceMeter(
+        name=f"nvml power gpu{board}",
+        scope=scope,
+        method=f"NVML {kind}, integrated",
+        read=watts,
+        update_period_s=UPDATE_PERIOD_S,
+        remedy="the board or its driver does not tell its power",
+        refused=refused,
+        clock=clock,
+    )
+    return [counter, power]
+
+
+def power_source(driver: Any, board: int) -> tuple[str, Callable[[], float]]:
+    """What kind of power ``board`` tells, and how to read it in watts: the most immediate kind that answers."""
+    for kind in _POWER_FIELDS:
+        look = partial(field_power_w, driver, board, kind)
+        try:
+            look()
+        except MeterError:
+            continue
+        return f"{kind} power", look
+    return "power usage", lambda: read(driver, board, "nvmlDeviceGetPowerUsage") * 1e-3
+
+
+def field_power_w(driver: Any, board: int, kind: str) -> float:
+    """``instantaneous`` or ``average`` watts of a board. Raises :class:`MeterError`."""
+    name, number = _POWER_FIELDS[kind]
+    try:
+        field = getattr(driver, name, number)
+        (answer,) = driver.nvmlDeviceGetFieldValues(driver.nvmlDeviceGetHandleByIndex(board), [field])
+        code, milliwatt = int(answer.nvmlReturn), int(answer.value.uiVal)
+    except Exception as error:  # as above
+        raise MeterError(f"gpu{board}: {name} failed: {error}") from error
+    if code:
+        raise MeterError(f"gpu{board}: {name} failed: NVML error {code}")
+    return milliwatt * 1e-3
+
+
+def refused_as_mig(driver: Any, board: int) -> Availability | None:
+    """Why a board in MIG mode is no meter; ``None`` where it is not, or cannot be."""
+    try:
+        current = driver.nvmlDeviceGetMigMode(driver.nvmlDeviceGetHandleByIndex(board))[0]
+    except Exception:  # not supported: most boards
+        return None
+    detail = f"gpu{board} is in MIG mode: the board's energy is not the instance's"
+    return Availability(False, detail, _MIG_REMEDY) if current else None
+
+
+def throttle_reasons(driver: Any, index: int) -> tuple[str, ...]:
+    """Why board ``index`` holds its clocks back just now; empty when it does not. Raises :class:`MeterError`."""
+    try:
+        bits = read(driver, index, "nvmlDeviceGetCurrentClocksEventReasons")
+    except MeterError as error:
+        if type(error.__cause__).__name__ != "NVMLError_FunctionNotFound":
+            raise
+        # the name in older drivers
+        bits = read(driver, index, "nvmlDeviceGetCurrentClocksThrottleReasons")
+    return tuple(name for bit, name in _THROTTLE_BITS.items() if bits & bit)
 
 
 def probe(driver: Any = None) -> Availability:
-    """Whether the energy counter of the first board can be read."""
-    if driver is None and device_node() is None:
-        return Availability(False, "no NVIDIA device node", "install the NVIDIA driver (only with an NVIDIA GPU)")
-    meters = discover(driver)
-    if not meters:
-        return Availability(False, "NVML does not answer", "pip install nvidia-ml-py; then check nvidia-smi")
-    return meters[0].available()
+    """Whether the energy of a board can be read, and what power it tells just now."""
+    if driver is None and not has_library():
+        return Availability(False, f"no NVIDIA driver ({LIBRARY} is not found)", _NO_DRIVER)
+    try:
+        driver = driver or _load()
+        boards = visible_boards(driver)
+    except Exception as error:  # as above
+        return Availability(False, f"NVML does not answer: {error}", "pip install nvidia-ml-py; then check nvidia-smi")
+    if not boards:
+        return Availability(False, "NVML shows no board that CUDA may use", "check nvidia-smi and CUDA_VISIBLE_DEVICES")
+    answer = first_working(discover(driver), Availability(False, "no board answers"))
+    return replace(answer, detail=answer.detail + _power_now(driver, boards[0])) if answer else answer
+
+
+def _power_now(driver: Any, board: int) -> str:
+    kind, watts = power_source(driver, board)
+    try:
+        return f"; {kind} {watts():.0f} W"
+    except MeterError:
+        return ""
 
 
 def _load() -> Any:
-    if device_node() is None:
-        raise MeterError("no NVIDIA device node")
+    """The initialised ``pynvml``. Raises :class:`MeterError` without the driver's library, and pynvml's own errors."""
+    if not has_library():
+        raise MeterError(f"{LIBRARY} is not found")
     import pynvml
 
     pynvml.nvmlInit()
     return pynvml
 
 
-def _read(driver: Any, index: int, function: str) -> int:
+def read(driver: Any, index: int, function: str) -> int:
+    """The answer of an NVML function about a board. Raises :class:`MeterError`."""
     try:
         return int(getattr(driver, function)(driver.nvmlDeviceGetHandleByIndex(index)))
     except Exception as error:  # as above
         raise MeterError(f"gpu{index}: {function} failed: {error}") from error
-
-
-def _available(look: Callable[[], object], what: str) -> Availability:
-    try:
-        look()
-    except MeterError as error:
-        return Availability(False, str(error), "the board or its driver has no such counter")
-    return Availability(True, f"{what} answers")

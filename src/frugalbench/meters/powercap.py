@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frugalbench.meters.base import Availability, Energy, MeterError
+from frugalbench.meters.files import read_int, read_text, readable_remedy
 from frugalbench.schema import Tier
 
 ROOT = Path("/sys/class/powercap")
 UPDATE_PERIOD_S = 0.001
 """RAPL energy counters change about every millisecond (Intel SDM volume 3, "RAPL interfaces")."""
+
+LOOK_PERIOD_S = 10.0
+"""How often a window looks at the counters, so that none wraps around twice unseen: 65 kJ, the smallest range (32 bits
+of 15 microjoules), last a minute at a kilowatt."""
 
 _ZONE = re.compile(r"^([a-z0-9-]+):(\d+)(?::(\d+))?$")
 _PACKAGE = re.compile(r"^package-(\d+)(?:-die-(\d+))?$")
@@ -34,26 +39,36 @@ class Zone:
 
     def energy_uj(self) -> int:
         """The counter now, in microjoules. Raises :class:`MeterError`."""
-        return _read_int(self.path / "energy_uj")
+        return read_int(self.path / "energy_uj")
 
     def used_uj(self, before: int, now: int) -> int:
         """Difference of two counts, across at most one wrap-around. Raises :class:`MeterError`."""
         if now >= before:
             return now - before
-        span = _read_int(self.path / "max_energy_range_uj")
+        span = read_int(self.path / "max_energy_range_uj")
         if before > span:
             raise MeterError(f"{self.path}: counter {before} lies beyond its range {span}")
         return now - before + span
 
 
+@dataclass
+class Counts:
+    """The counters of one window: when last looked at, and what they used until then."""
+
+    last_uj: list[int]
+    used_uj: int = 0
+    failed: str | None = None
+
+
 @dataclass(frozen=True)
 class PowercapMeter:
-    """Sum of the zones of one scope. No counter may wrap twice in a window (that takes minutes at full power)."""
+    """Sum of the zones of one scope, across wrap-arounds."""
 
     scope: str
     zones: tuple[Zone, ...]
     tier: Tier = Tier.MEASURED
     update_period_s: float = UPDATE_PERIOD_S
+    look_period_s: float = LOOK_PERIOD_S
 
     @property
     def name(self) -> str:
@@ -67,16 +82,29 @@ class PowercapMeter:
         try:
             self.begin()
         except MeterError as error:
-            return Availability(False, str(error), _remedy(self.zones))
+            return Availability(False, str(error), readable_remedy([zone.path / "energy_uj" for zone in self.zones]))
         return Availability(True, f"{len(self.zones)} zone(s): {', '.join(zone.name for zone in self.zones)}")
 
-    def begin(self) -> tuple[int, ...]:
-        return tuple(zone.energy_uj() for zone in self.zones)
+    def begin(self) -> Counts:
+        return Counts([zone.energy_uj() for zone in self.zones])
 
-    def end(self, mark: tuple[int, ...]) -> Energy:
-        now = self.begin()
-        used = (zone.used_uj(a, b) for zone, a, b in zip(self.zones, mark, now, strict=True))
-        return Energy(sum(used) * 1e-6)
+    def sample(self, mark: Counts) -> None:
+        """Follow the counters within a long window; a failure poisons it."""
+        try:
+            self._follow(mark)
+        except MeterError as error:
+            mark.failed = str(error)
+
+    def end(self, mark: Counts) -> Energy:
+        if mark.failed is not None:
+            raise MeterError(mark.failed)
+        self._follow(mark)
+        return Energy(mark.used_uj * 1e-6)
+
+    def _follow(self, mark: Counts) -> None:
+        now = [zone.energy_uj() for zone in self.zones]
+        used = [zone.used_uj(a, b) for zone, a, b in zip(self.zones, mark.last_uj, now, strict=True)]
+        mark.last_uj, mark.used_uj = now, mark.used_uj + sum(used)
 
 
 def discover(root: Path = ROOT) -> list[PowercapMeter]:
@@ -108,7 +136,7 @@ def _zones(root: Path) -> Iterator[Zone]:
         return
     for folder in folders:
         match = _ZONE.match(folder.name)
-        if match and (name := _read_text(folder / "name")):
+        if match and (name := read_text(folder / "name")):
             yield Zone(folder, match[1], name)
 
 
@@ -148,22 +176,3 @@ def _belongs(zone: Zone, packages: set[str]) -> bool:
     if zone.name == "psys":
         return "mmio" not in zone.control_type
     return zone.path.name.rpartition(":")[0] in packages
-
-
-def _remedy(zones: tuple[Zone, ...]) -> str:
-    return "sudo chmod a+r " + " ".join(str(zone.path / "energy_uj") for zone in zones)
-
-
-def _read_int(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise MeterError(f"cannot read {path}: {reason}") from error
-
-
-def _read_text(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row
+from frugalbench.report import safe
 from frugalbench.report.tables import arm_text, tier_text
 from frugalbench.schema import Outcome, Verdict
 
@@ -78,7 +79,7 @@ def _forest_point(verdict: Verdict) -> dict[str, Any]:
     ]
     exact = verdict.low is None and verdict.high is None
     return {
-        "label": " ".join(w for w in words if w),
+        "label": safe.terminal(" ".join(w for w in words if w)),
         "ratio": verdict.ratio,
         "low": verdict.ratio if exact or not verdict.low or verdict.low <= 0 else verdict.low,
         "high": verdict.ratio if exact or verdict.high is None else verdict.high,
@@ -90,7 +91,7 @@ def _forest_point(verdict: Verdict) -> dict[str, Any]:
 def _share_bar(row: Row) -> dict[str, Any]:
     bound = "compute" if (row.mfu or 0) >= (row.mbu or 0) else "memory"
     label = " ".join((row.variant, row.shape, row.regime, row.backend, f"({tier_text(row.tier)})"))
-    return {"label": label, "share": row.roofline_share, "bound": bound}
+    return {"label": safe.terminal(label), "share": row.roofline_share, "bound": bound}
 
 
 def _scale(alt: Any, which: int) -> Any:

@@ -11,6 +11,8 @@ from frugalbench.schema import FrugalbenchError
 from frugalbench.units import DASH, byte_size, seconds, si
 
 WORKLOAD = "allreduce"
+MOST = 2**53
+"""Bytes or ranks beyond it are none."""
 Point = tuple[float, float]
 """Size in bytes per rank, measured time in seconds."""
 
@@ -39,11 +41,15 @@ def _points(run: Run) -> dict[tuple[str, int], list[Point]]:
     params = {r.case.id: r.case.params for r in run.records if r.case.workload == WORKLOAD and counted(r)}
     groups: dict[tuple[str, int], list[Point]] = {}
     for row in rows(run):
-        sizes = params.get(row.case, {})
-        if row.time_s and {"size_bytes", "ranks"} <= sizes.keys():
-            key = (row.variant, int(sizes["ranks"]))
-            groups.setdefault(key, []).append((float(sizes["size_bytes"]), row.time_s))
+        size_bytes, ranks = (_count(params.get(row.case, {}).get(name)) for name in ("size_bytes", "ranks"))
+        if row.time_s and size_bytes and ranks and ranks > 1:
+            groups.setdefault((row.variant, ranks), []).append((float(size_bytes), row.time_s))
     return groups
+
+
+def _count(value: object) -> int | None:
+    """A parameter is whatever its file says; only a sane number takes part."""
+    return int(value) if isinstance(value, int | float) and 0 < value <= MOST else None
 
 
 def _lines(variant: str, ranks: int, points: list[Point]) -> Iterable[tuple[Cell, ...]]:
@@ -77,5 +83,5 @@ def _inverse(value: float) -> float | None:
 def _fit(points: Sequence[Point], ranks: int) -> AlphaBeta | None:
     try:
         return fit_alpha_beta([size for size, _ in points], [time for _, time in points], ranks)
-    except (FrugalbenchError, ValueError):
+    except (FrugalbenchError, ValueError, ArithmeticError):
         return None

@@ -14,6 +14,9 @@ import msgspec
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
+from frugalbench.analysis.noise import noise, share_void
+from frugalbench.analysis.statistics import latest
+from frugalbench.report import safe
 from frugalbench.schema import FrugalbenchError, Verdict
 
 EXTRA_HINT = "pip install 'frugalbench[report]'"
@@ -24,14 +27,21 @@ def to_csv(items: Sequence[msgspec.Struct], kind: type[msgspec.Struct] = Row) ->
     text = io.StringIO()
     writer = csv.DictWriter(text, _columns(kind), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat(item) for item in items)
+    writer.writerows({name: safe.csv_value(value) for name, value in flat(item).items()} for item in items)
     return text.getvalue()
 
 
 def to_json(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row]) -> str:
     """One JSON document: ``runs`` (identity, machine, harness, problems), ``verdicts``, ``cases``."""
     document = {"runs": [_run_summary(run) for run in runs], "verdicts": verdicts, "cases": rows}
-    return msgspec.json.format(msgspec.json.encode(document)).decode() + "\n"
+    document["noise"] = [part for run in runs for part in _noise(run)]
+    return safe.json_text(msgspec.json.format(msgspec.json.encode(document)).decode()) + "\n"
+
+
+def _noise(run: Run) -> list[dict[str, Any]]:
+    """What the environment did to each comparison, and last to the whole run (comparison is empty)."""
+    parts = noise(latest(run.records))
+    return [{"run": run.manifest.run_id, **msgspec.to_builtins(part)} for part in (*parts, share_void(parts))]
 
 
 def to_parquet(rows: Sequence[Row]) -> bytes:

@@ -1,12 +1,12 @@
 """One self-contained page: verdicts first, then each family with a chart and its tables. No script, no network."""
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
-from frugalbench.report import charts
+from frugalbench.report import charts, safe
 from frugalbench.report.export import EXTRA_HINT
+from frugalbench.report.noise import noise_tables
 from frugalbench.report.tables import (
     FAMILIES,
     Cell,
@@ -38,6 +38,8 @@ td:last-child:not(.n){min-width:9rem}.note,footer{color:var(--dim);font-size:.85
 .inconclusive,.capped{color:var(--warn);font-weight:600}.not-tested,.skipped{color:var(--dim)}
 .modelled,.published,.emulated{color:var(--model);font-style:italic}
 """
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+"""The page runs no script and fetches nothing, whatever text it holds."""
 _TIERS = {
     Tier.MEASURED: "timed or counted on this machine",
     Tier.EMULATED: "timed here, on something shaped to behave like something else",
@@ -49,19 +51,19 @@ _TIERS = {
 def html(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table] = ()) -> str:
     """The page. ``extra`` tables (collectives) go to the family of networks."""
     names = ", ".join(run.manifest.name for run in runs)
-    body = [f"<h1>frugalbench: {escape(names)}</h1>", *_summary(runs, verdicts)]
+    body = [f"<h1>frugalbench: {safe.html(names)}</h1>", *_summary(runs, verdicts)]
     for family in _families(verdicts, rows):
         body += _family(family, verdicts, rows, extra)
-    tail = (facts_table(rows), absent_table(rows), machine_table(runs, rows))
-    body += [part for table in tail if table.rows for part in (f"<h2>{escape(table.title)}</h2>", table_html(table))]
+    tail = (facts_table(rows), absent_table(rows), *noise_tables(runs, rows), machine_table(runs, rows))
+    body += [part for table in tail if table.rows for part in (f"<h2>{safe.html(table.title)}</h2>", table_html(table))]
     return _page(f"frugalbench: {names}", [*body, _footer()])
 
 
 def table_html(table: Table) -> str:
     """One table with its notes; hints become hover titles."""
-    head = "".join(f"<th{_class('n' if number else '')}>{escape(title)}</th>" for title, number in table.columns)
+    head = "".join(f"<th{_class('n' if number else '')}>{safe.html(title)}</th>" for title, number in table.columns)
     lines = "\n".join(_line(row, table) for row in table.rows)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    notes = "".join(f"<li>{safe.html(note)}</li>" for note in table.notes)
     notes = f'\n<ul class="note">{notes}</ul>' if notes else ""
     return f'<div class="scroll"><table>\n<tr>{head}</tr>\n{lines}\n</table></div>{notes}'
 
@@ -73,18 +75,18 @@ def _line(row: Sequence[Cell], table: Table) -> str:
 
 def _cell(cell: Cell, number: bool) -> str:
     classes = " ".join(c for c in ("n" if number else "", cell.mark.replace(" ", "-")) if c)
-    title = f' title="{escape(cell.hint)}"' if cell.hint else ""
-    return f"<td{_class(classes)}{title}>{escape(cell.text)}</td>"
+    title = f' title="{safe.html(cell.hint)}"' if cell.hint else ""
+    return f"<td{_class(classes)}{title}>{safe.html(cell.text)}</td>"
 
 
 def _class(names: str) -> str:
-    return f' class="{escape(names)}"' if names else ""
+    return f' class="{safe.html(names)}"' if names else ""
 
 
 def _summary(runs: Sequence[Run], verdicts: Sequence[Verdict]) -> Iterable[str]:
-    yield f"<p>{escape(counts_text(verdicts))}.</p>"
+    yield f"<p>{safe.html(counts_text(verdicts))}.</p>"
     problems = [p for run in runs for p in run.problems]
-    yield from (f'<p class="inconclusive">{escape(problem)}</p>' for problem in problems)
+    yield from (f'<p class="inconclusive">{safe.html(problem)}</p>' for problem in problems)
     yield "<h2>Verdicts</h2>"
     yield table_html(verdicts_table(verdicts))
     absent = untested_table(verdicts)
@@ -92,7 +94,8 @@ def _summary(runs: Sequence[Run], verdicts: Sequence[Verdict]) -> Iterable[str]:
         summary = f"Not tested, and why ({len(absent.rows)} reasons)"
         yield f"<details><summary>{summary}</summary>{table_html(absent)}</details>"
     if not charts.available():
-        yield f'<p class="note">Tables only: charts need altair and vl-convert, <code>{escape(EXTRA_HINT)}</code></p>'
+        hint = safe.html(EXTRA_HINT)
+        yield f'<p class="note">Tables only: charts need altair and vl-convert, <code>{hint}</code></p>'
 
 
 def _families(verdicts: Sequence[Verdict], rows: Sequence[Row]) -> list[str]:
@@ -106,8 +109,8 @@ def _family(family: str, verdicts: Sequence[Verdict], rows: Sequence[Row], extra
     own = [r for r in rows if family_of(r.workload) == family]
     tables = [*cases_tables(own).values(), *(extra if family == "net" else ())]
     parts = _charts([v for v in verdicts if family_of(v.claim) == family], own)
-    parts += [part for table in tables for part in (f"<h3>{escape(table.title)}</h3>", table_html(table))]
-    return [f"<h2>{escape(FAMILIES.get(family, family))}</h2>", *parts] if parts else []
+    parts += [part for table in tables for part in (f"<h3>{safe.html(table.title)}</h3>", table_html(table))]
+    return [f"<h2>{safe.html(FAMILIES.get(family, family))}</h2>", *parts] if parts else []
 
 
 def _charts(verdicts: Sequence[Verdict], rows: Sequence[Row]) -> list[str]:
@@ -119,7 +122,7 @@ def _charts(verdicts: Sequence[Verdict], rows: Sequence[Row]) -> list[str]:
 
 
 def _footer() -> str:
-    words = "; ".join(f"<b>{tier.value}</b>: {escape(text)}" for tier, text in _TIERS.items())
+    words = "; ".join(f"<b>{tier.value}</b>: {safe.html(text)}" for tier, text in _TIERS.items())
     return (
         f"<footer><p>How a number was obtained: {words}. Hover over a number for its source.</p>"
         "<p>Times are medians of replicate medians; intervals are 95%, Student's t over replicates, unless a row "
@@ -129,8 +132,9 @@ def _footer() -> str:
 
 def _page(title: str, body: Iterable[str]) -> str:
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    head += f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     content = "\n".join(body)
     return (
-        f'<!doctype html>\n<html lang="en"><head>{head}\n<title>{escape(title)}</title>\n<style>{_STYLE}</style>'
+        f'<!doctype html>\n<html lang="en"><head>{head}\n<title>{safe.html(title)}</title>\n<style>{_STYLE}</style>'
         f"</head>\n<body>\n{content}\n</body></html>\n"
     )

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
+from frugalbench.report import safe
+from frugalbench.report.noise import noise_tables
 from frugalbench.report.tables import (
     Cell,
     Table,
@@ -26,19 +28,20 @@ def verdicts_markdown(verdicts: Sequence[Verdict]) -> str:
 
 def markdown(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table] = ()) -> str:
     """The whole report: verdicts, cases per workload, ``extra`` tables, facts, absences, machine."""
-    tables = [*cases_tables(rows).values(), *extra, facts_table(rows), absent_table(rows), machine_table(runs, rows)]
-    names = ", ".join(run.manifest.name for run in runs)
+    tables = [*cases_tables(rows).values(), *extra, facts_table(rows), absent_table(rows)]
+    tables += [*noise_tables(runs, rows), machine_table(runs, rows)]
+    names = safe.markdown(", ".join(run.manifest.name for run in runs))
     parts = [f"# frugalbench: {names}\n", "## Verdicts\n", verdicts_markdown(verdicts)]
     return "\n".join(parts + [table_markdown(table) for table in tables if table.rows])
 
 
 def table_markdown(table: Table, heading: bool = True) -> str:
     """One table with its notes below."""
-    lines = [f"## {_escape(table.title)}", ""] if heading else []
-    lines.append(_line(title for title, _ in table.columns))
+    lines = [f"## {safe.markdown(table.title)}", ""] if heading else []
+    lines.append(_line(safe.markdown(title) for title, _ in table.columns))
     lines.append("|" + "|".join("---:" if number else "---" for _, number in table.columns) + "|")
     lines += [_line(_cell(cell) for cell in row) for row in table.rows]
-    lines += ["", *(f"- {_escape(note)}" for note in table.notes)] if table.notes else []
+    lines += ["", *(f"- {safe.markdown(note)}" for note in table.notes)] if table.notes else []
     return "\n".join(lines) + "\n"
 
 
@@ -47,13 +50,5 @@ def _line(texts: Iterable[str]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = _escape(cell.text)
+    text = safe.markdown(cell.text)
     return f"**{text}**" if cell.mark in ("supported", "refuted") else text
-
-
-def _escape(text: str) -> str:
-    """What would break a table cell or turn into markup."""
-    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for character in "\\|*`":
-        flat = flat.replace(character, "\\" + character)
-    return flat

@@ -194,6 +194,7 @@ CASE_COLUMNS: dict[str, Show] = {
     "load": _number("load_s", seconds),
     "build": _number("build_s", seconds),
     "void": _number("void_share", lambda v: DASH if v is None else f"{100 * v:.0f}%"),
+    "no steady state": lambda r: Cell(f"{r.unsteady} of {r.replicates}" if r.unsteady else DASH),
     "n": lambda r: Cell(str(r.replicates) if r.replicates else DASH),
     "tier": _case_tier,
     "status": _status,

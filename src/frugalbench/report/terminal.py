@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
+from frugalbench.report import safe
+from frugalbench.report.noise import noise_tables
 from frugalbench.report.tables import (
     Cell,
     Table,
@@ -57,7 +59,7 @@ def terminal(
     """The whole report as text. Of the facts only those of cases without a time (modelled ones) are shown."""
     untimed = [row for row in rows if row.time_s is None]
     tables = [*cases_tables(rows, brief=True).values(), *extra, facts_table(untimed), absent_table(rows)]
-    tables.append(machine_table(runs, rows))
+    tables += [*noise_tables(runs, rows), machine_table(runs, rows)]
     parts = [*_verdict_parts(verdicts), *(part for table in tables if table.rows for part in table_parts(table))]
     return _capture(parts, width, colour)
 
@@ -74,11 +76,11 @@ def table_parts(table: Table) -> list["RenderableType"]:
 
     grid = _grid()
     for title, number in table.columns:
-        grid.add_column(title, justify="right" if number else "left", overflow="fold")
+        grid.add_column(Text(safe.terminal(title)), justify="right" if number else "left", overflow="fold")
     for row in table.rows:
         grid.add_row(*(_text(cell) for cell in row))
-    notes = [Padding(Text(note, style="dim"), (0, 0, 0, 2)) for note in table.notes]
-    return [Text(f"\n{table.title}", style="bold"), grid, *notes]
+    notes = [Padding(Text(safe.terminal(note), style="dim"), (0, 0, 0, 2)) for note in table.notes]
+    return [Text(f"\n{safe.terminal(table.title)}", style="bold"), grid, *notes]
 
 
 def _verdict_parts(verdicts: Sequence[Verdict]) -> list["RenderableType"]:
@@ -142,7 +144,7 @@ def _indented(head: str, body: str) -> "RenderableType":
     from rich.padding import Padding
     from rich.text import Text
 
-    return Padding(Text.assemble((head, "bold"), ("  " + body, "dim")), (0, 0, 0, 2))
+    return Padding(Text.assemble((safe.terminal(head), "bold"), ("  " + safe.terminal(body), "dim")), (0, 0, 0, 2))
 
 
 def _grid() -> "RichTable":
@@ -154,7 +156,13 @@ def _grid() -> "RichTable":
 def _text(cell: Cell, style: str | None = None) -> "RenderableType":
     from rich.text import Text
 
-    return Text(cell.text, style=STYLES.get(cell.mark, "") if style is None else style)
+    return Text(_cell_text(cell.text), style=STYLES.get(cell.mark, "") if style is None else style)
+
+
+def _cell_text(text: str) -> str:
+    """Made safe, with the leading blank that indents a row below its claim."""
+    blank = " " if text.startswith(" ") else ""
+    return blank + safe.terminal(text).lstrip(" ")
 
 
 def _capture(parts: Iterable["RenderableType"], width: int | None, colour: bool | None) -> str:

@@ -1,7 +1,7 @@
 """One run: comparisons in the order of the plan, replicates until ``decide`` says stop, records as they come."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 
@@ -20,8 +20,13 @@ Decide = Callable[[Sequence[Record], int], Decision]
 """``decide(records of a comparison, counted replicates) -> Decision``; pure."""
 
 
+ChooseRounds = Callable[[Sequence[Record], float, float], int | None]
+"""``choose_rounds(records, fixed_s, round_s)``: rounds per replicate that suit the noise seen so far; pure."""
+
 LEAST_REPLICATES = 2
 """With fewer there is no interval."""
+FIT_MARGIN = 1.5
+"""One more replicate is begun at the end of a run only when this many times its length is left."""
 OVERDRAFT = 0.25
 """Share of the remaining time that a comparison may take from the others to reach its first look."""
 
@@ -52,14 +57,20 @@ class Engine:
         cores: int,
         progress: Callable[[str], None],
         before: Sequence[Record] = (),
+        choose_rounds: ChooseRounds = lambda _records, _fixed_s, _round_s: None,
+        plugins: Mapping[str, str] | None = None,
     ):
         self.plan = plan
         self.measure = config.measure
         self.store = store
         self.decide = decide
+        self.choose_rounds = choose_rounds
         self.progress = progress
         self.records: list[Record] = list(before)
         self.outcome = Outcome()
+        self.short: dict[str, float] = {}
+        """Comparisons that spent their share of the time undecided, and what one more replicate of each takes."""
+        self.references: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         start_s = time.monotonic()
         budget_s = config.measure.time_budget_s
         cache = cache_dir()
@@ -75,8 +86,9 @@ class Engine:
             clock=time.monotonic,
             deadline_s=start_s + budget_s,
             grace_s=max(1.0, 0.05 * budget_s),
+            plugins=plugins or {},
         )
-        self.pool = Pool(store.scratch, config.measure.load_limit_s)
+        self.pool = Pool(store.scratch, config.measure.load_limit_s, config.measure.worker_limit_bytes)
 
     def run(self) -> Outcome:
         """Everything; on Ctrl-C what was measured is kept and the outcome says ``interrupted``."""
@@ -86,6 +98,7 @@ class Engine:
             self._models()
             for position, comparison in enumerate(self.plan.comparisons):
                 self._compare(comparison, self.plan.comparisons[position + 1 :])
+            self._spend_the_rest()
         except KeyboardInterrupt:
             self.outcome.state = "interrupted"
         finally:
@@ -126,7 +139,9 @@ class Engine:
         self._look(comparison, max(done & set(self.measure.looks), default=0))
         if self._decided(comparison):
             return
-        references, unreferenced = self._references(comparison)
+        if comparison.id not in self.references:
+            self.references[comparison.id] = self._references(comparison)
+        references, unreferenced = self.references[comparison.id]
         if time.monotonic() >= self.setting.deadline_s:
             self._out_of_time(comparison)
             return
@@ -137,18 +152,35 @@ class Engine:
             if number in done:
                 continue
             wanted = rounds if number else self.measure.pilot_rounds
-            replicate = self._replicate(comparison, number, wanted, references, unreferenced)
+            limit_s = (budget_end_s - time.monotonic()) / max(1, self.measure.looks[0] - number + 1)
+            replicate = self._replicate(comparison, number, wanted, references, unreferenced, limit_s)
             if replicate.out_of_time:
                 self._out_of_time(comparison)
                 return
             self._look(comparison, number)
             if self._decided(comparison):
                 return
-            rounds = self._affordable(replicate, number, budget_end_s)
+            rounds = self._affordable(comparison, replicate, number, budget_end_s)
             next_s = replicate.fixed_s + rounds * replicate.round_s
             if number >= LEAST_REPLICATES and time.monotonic() + next_s > budget_end_s + self._slack_s(number):
                 self._stop(comparison, f"its share of the time budget is spent after {number} replicates")
+                self.short[comparison.id] = next_s
                 return
+
+    def _spend_the_rest(self) -> None:
+        """Time that settled comparisons left over goes to those that spent their share undecided."""
+        while self.short:
+            state, short = self.outcome.state, self.short
+            self.short = {}
+            waiting = [item for item in self.plan.comparisons if self._fits(short.get(item.id))]
+            for position, comparison in enumerate(waiting):
+                if self._fits(short[comparison.id]):
+                    del self.outcome.decisions[comparison.id]
+                    self._compare(comparison, waiting[position + 1 :])
+            self.outcome.state = state
+
+    def _fits(self, replicate_s: float | None) -> bool:
+        return replicate_s is not None and time.monotonic() + FIT_MARGIN * replicate_s < self.setting.deadline_s
 
     def _done(self, comparison: Comparison) -> set[int]:
         """Replicates of which every case that was to be measured has a record; the rest is measured again."""
@@ -164,21 +196,28 @@ class Engine:
         left_s = self.setting.deadline_s - time.monotonic()
         return OVERDRAFT * left_s if number < self.measure.looks[0] else 0.0
 
-    def _affordable(self, replicate: Replicate, number: int, budget_end_s: float) -> int:
-        """Rounds for the next replicate, so that the first look is reached within the comparison's share of time."""
-        to_come = max(1, self.measure.looks[0] - number)
-        left_s = budget_end_s - time.monotonic()
-        return schedule.affordable_rounds(self.measure.rounds, left_s, to_come, replicate.fixed_s, replicate.round_s)
+    def _affordable(self, comparison: Comparison, replicate: Replicate, number: int, budget_end_s: float) -> int:
+        """Rounds for the next replicate: those that suit its noise, and that reach the next look within its share."""
+        to_come = max(1, min((look for look in self.measure.looks if look > number), default=number) - number)
+        left_s, fixed_s, round_s = budget_end_s - time.monotonic(), replicate.fixed_s, replicate.round_s
+        wanted = self.choose_rounds(self._of(comparison), fixed_s, round_s) or self.measure.rounds
+        return schedule.affordable_rounds(wanted, left_s, to_come, fixed_s, round_s)
 
     def _replicate(
-        self, comparison: Comparison, number: int, rounds: int, references: dict[str, str], unreferenced: dict[str, str]
+        self,
+        comparison: Comparison,
+        number: int,
+        rounds: int,
+        references: dict[str, str],
+        unreferenced: dict[str, str],
+        limit_s: float,
     ) -> Replicate:
         name = f"replicate {number} of up to {self.measure.looks[-1]}" if number else "pilot"
         self.progress(f"{comparison.id}: {name}, {rounds} rounds")
         dropped = self._dropped(comparison)
         first = number == _first(comparison)
         replicate = Replicate(
-            self.setting, self.pool, comparison, number, rounds, references, unreferenced, dropped, first
+            self.setting, self.pool, comparison, number, rounds, references, unreferenced, dropped, first, limit_s
         )
         try:
             replicate.run()
@@ -191,7 +230,8 @@ class Engine:
     def _look(self, comparison: Comparison, number: int) -> None:
         """A planned look at the data; unplanned ones are not taken."""
         if number in self.measure.looks:
-            self.outcome.decisions[comparison.id] = self.decide(self._of(comparison), number)
+            seen = [record for record in self._of(comparison) if record.replicate <= number]
+            self.outcome.decisions[comparison.id] = self.decide(seen, number)
 
     def _decided(self, comparison: Comparison) -> bool:
         decision = self.outcome.decisions.get(comparison.id)
@@ -213,6 +253,8 @@ class Engine:
         paths: dict[str, str] = {}
         reasons: dict[str, str] = {}
         for arm in comparison.arms:
+            if all(case.tolerance is None for case in arm.cases):
+                continue
             self.progress(f"{comparison.id}: artefacts and reference of {arm.id}")
             try:
                 paths.update(self._reference(arm))

@@ -6,31 +6,59 @@ threads there are stay as they are.
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from frugalbench import machine
 
 _BUSY_SHARE = 0.2
 """A thread that ran for less than this share of a window is not one of those that do the work."""
+SPIN_LIMIT_S = 0.6
+"""Pools of threads spin on after their work, Intel's OpenMP for 0.2 s by default. Longer than this is no such pool."""
+_SPIN_WINDOW_S = 0.2
 
 
-def thread_cpu_ns() -> dict[int, int]:
-    """CPU time of each thread of this process, by thread id (first field of its ``schedstat``)."""
+def thread_cpu_ns(pid: int | str = "self") -> dict[int, int]:
+    """CPU time of each thread of a process, by thread id (first field of its ``schedstat``)."""
     found = {}
-    for task in Path("/proc/self/task").iterdir():
+    for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
             found[int(task.name)] = int((task / "schedstat").read_text().split()[0])
     return found
 
 
-def busy_threads(before: dict[int, int], now: dict[int, int], window_s: float, cores: int) -> tuple[int, ...]:
+def busy_threads(
+    before: dict[int, int], now: dict[int, int], window_s: float, cores: int, process_ns: int | None = None
+) -> tuple[int, ...]:
     """Threads to place: those busy in the window, if there are at least two, at most one per core, and none was new.
 
     A process whose threads come and go is left alone, because a new thread inherits the core of its maker.
+    ``process_ns``, the CPU time of the whole process in the window, tells of threads that came and went within it.
     """
     if before.keys() != now.keys():
         return ()
-    busy = [tid for tid, spent in now.items() if spent - before[tid] > _BUSY_SHARE * window_s * 1e9]
+    limit_ns = _BUSY_SHARE * window_s * 1e9
+    spent_ns = {tid: now[tid] - before[tid] for tid in now}
+    if process_ns is not None and process_ns - sum(spent_ns.values()) > limit_ns:
+        return ()
+    busy = [tid for tid, spent in spent_ns.items() if spent > limit_ns]
     return tuple(sorted(busy)) if 2 <= len(busy) <= cores else ()
+
+
+def spinning_threads(pid: int, patience_s: float = SPIN_LIMIT_S, sleep: Callable[[float], None] = time.sleep) -> int:
+    """Threads of a process without work that compute all the same, ``patience_s`` after it was asked; 0 when gone.
+
+    Returns at once when the process is quiet, and as soon as it falls quiet.
+    """
+    if machine.wait_until_quiet(pid, patience_s, pause_s=0.001, sleep=sleep)[1]:
+        return 0
+    with contextlib.suppress(OSError):
+        before = thread_cpu_ns(pid)
+        sleep(_SPIN_WINDOW_S)
+        now = thread_cpu_ns(pid)
+        return sum(now[tid] - before.get(tid, 0) > _BUSY_SHARE * _SPIN_WINDOW_S * 1e9 for tid in now)
+    return 0
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from frugalbench.config import Energy
 from frugalbench.schema import Arm, Artefact, Environment, Quantity, Reading, Verification, Warmup
 
 _LENGTH = struct.Struct("<Q")
@@ -26,11 +27,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     scratch_dir: str
     start_s: float
     """``time.monotonic()`` at which the run started."""
-    meter: str = "none"
-    idle_w: float | None = None
-    tdp_w: float | None = None
-    watts_source: str = ""
+    energy: Energy = Energy(meter="none")
     template_id: str | None = None
+    memory_limit_bytes: float | None = None
+    """Most that this worker may hold."""
+    plugin: str = ""
+    """Code outside of this package that is the builder, where the user allowed it: see ``specs.plugin``."""
 
 
 class Reference(msgspec.Struct, frozen=True, tag=True):
@@ -71,13 +73,26 @@ class Turn(msgspec.Struct, frozen=True, tag=True):
     quiet_limit_s: float
     previous_pid: int | None
     energy: bool = False
+    least_s: float = 0.0
+    """Calls are added, where they got faster since calibration, to fill this much."""
+    fill_s: float = 0.0
+    """An energy window goes on until it is this long: enough updates of the meter."""
+
+
+class Idle(msgspec.Struct, frozen=True, tag=True):
+    """Compute nothing and read the meters: wait for quiet and ``settle_s``, then keep still for ``window_s``."""
+
+    window_s: float
+    settle_s: float
+    quiet_limit_s: float
+    previous_pid: int | None
 
 
 class Finish(msgspec.Struct, frozen=True, tag=True):
     """Release everything and exit."""
 
 
-Request = Job | Prepare | Reference | Load | Verify | Calibrate | Turn | Finish
+Request = Job | Prepare | Reference | Load | Verify | Calibrate | Turn | Idle | Finish
 
 
 class Referenced(msgspec.Struct, frozen=True, tag=True):
@@ -118,6 +133,10 @@ class Turned(msgspec.Struct, frozen=True, tag=True):
     readings: tuple[Reading, ...] = ()
 
 
+class Idled(msgspec.Struct, frozen=True, tag=True):
+    readings: tuple[Reading, ...]
+
+
 class Finished(msgspec.Struct, frozen=True, tag=True):
     """Done; nothing to tell."""
 
@@ -128,7 +147,44 @@ class Problem(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-Reply = Referenced | Loaded | Verified | Calibrated | Turned | Finished | Problem
+Reply = Referenced | Loaded | Verified | Calibrated | Turned | Idled | Finished | Problem
+
+ANSWERS: dict[type, type] = {
+    Job: Finished,
+    Prepare: Finished,
+    Reference: Referenced,
+    Load: Loaded,
+    Verify: Verified,
+    Calibrate: Calibrated,
+    Turn: Turned,
+    Idle: Idled,
+    Finish: Finished,
+}
+"""What each request is answered with, unless with a :class:`Problem`."""
+
+MOST_MESSAGE_BYTES = 64 * 2**20
+"""A length beyond this is no length but something that was written into the pipe by mistake."""
+
+
+class Garbled(Exception):
+    """What came over the pipe is no message; says what it looked like."""
+
+
+class Inbox:
+    """Puts one reply together from the pieces in which it arrives."""
+
+    def __init__(self) -> None:
+        self._parts = bytearray()
+
+    def feed(self, part: bytes) -> Reply | None:
+        """The reply, once it is whole. Raises :class:`Garbled` when the bytes cannot be one, or are more than one."""
+        self._parts += part
+        if len(self._parts) < _LENGTH.size:
+            return None
+        size = _LENGTH.size + _checked(_LENGTH.unpack_from(self._parts)[0], self._parts)
+        if len(self._parts) > size:
+            raise Garbled(f"{len(self._parts) - size} bytes after the end of the message")
+        return decode(bytes(self._parts[_LENGTH.size :]), Reply) if len(self._parts) == size else None
 
 
 def send(channel: socket.socket, message: Any) -> None:
@@ -138,9 +194,27 @@ def send(channel: socket.socket, message: Any) -> None:
 
 
 def receive(channel: socket.socket, kind: Any) -> Any:
-    """Block for one message of type ``kind``; raises ``EOFError`` when the other side is gone."""
-    (length,) = _LENGTH.unpack(_exactly(channel, _LENGTH.size))
-    return msgspec.msgpack.decode(_exactly(channel, length), type=kind)
+    """Block for one message of type ``kind``; raises ``EOFError`` when the other side is gone, or :class:`Garbled`."""
+    head = _exactly(channel, _LENGTH.size)
+    return decode(_exactly(channel, _checked(_LENGTH.unpack(head)[0], head)), kind)
+
+
+def decode(body: bytes, kind: Any) -> Any:
+    """A message's body as ``kind``; raises :class:`Garbled`."""
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise Garbled(f"{problem}: {_shown(body)}") from None
+
+
+def _checked(size: int, start: bytes | bytearray) -> int:
+    if size > MOST_MESSAGE_BYTES:
+        raise Garbled(f"no message begins with {_shown(start)}")
+    return size
+
+
+def _shown(start: bytes | bytearray) -> str:
+    return ascii(bytes(start[:24]))
 
 
 def _exactly(channel: socket.socket, size: int) -> bytes:

@@ -1,11 +1,13 @@
 """One replicate of one comparison: fresh workers, one baton, rounds in seeded random order."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from frugalbench import machine
-from frugalbench.run import protocol, schedule
+from frugalbench.run import energy_turns, memory, placement, protocol, schedule
 from frugalbench.run.setting import Setting, make_job
 from frugalbench.run.transport import Pool, Worker, WorkerGone
 from frugalbench.schema import (
@@ -26,6 +28,12 @@ _PILOT_VERIFY_LIMIT_S = 0.5
 """After this long, the pilot's verification of a case stops at the positions checked so far (at least two). Later
 replicates hold the same weights by construction and check one position each."""
 _TURN_GRACE_S = 20.0
+_LEAST_SHARE = 0.8
+"""Share of the wanted window that a turn fills at least."""
+_GROWTH_BYTES = 32 * 2**20
+"""Between turns a worker's memory is looked at closely only when it has grown by this much and by a twentieth."""
+_MOST_SUSPICIONS = 4
+"""So often may a worker be waited for that was not quiet for the next turn and fell quiet a little later."""
 
 
 class OutOfTime(Exception):
@@ -72,12 +80,28 @@ class ArmState:
     worker: Worker | None = None
     template_id: str | None = None
     loaded: protocol.Loaded | None = None
+    pids: tuple[int, ...] = ()
+    """The worker and its children, when last looked at closely."""
+    rss_bytes: float = 0.0
+    held_bytes: float = 0.0
+    suspicions: int = 0
+
+    def look(self) -> None:
+        """See closely what the worker and its children hold."""
+        assert self.worker is not None
+        self.pids = tuple(memory.tree(self.worker.pid))
+        self.rss_bytes = memory.rss_bytes(self.pids)
+        self.held_bytes = memory.pss_bytes(self.pids)
+
+    def has_grown(self) -> bool:
+        """Whether a close look is due; costs microseconds."""
+        return memory.rss_bytes(self.pids) > max(1.05 * self.rss_bytes, self.rss_bytes + _GROWTH_BYTES)
 
     def fail(self, reason: str) -> None:
         """The worker is gone: every case of the arm fails, its neighbours go on."""
         for state in self.cases.values():
             state.fail(reason)
-        self.worker = None
+        self.worker, self.held_bytes = None, 0.0
 
 
 class Replicate:
@@ -94,20 +118,26 @@ class Replicate:
         unreferenced: dict[str, str],
         dropped: set[str],
         first: bool,
+        limit_s: float = math.inf,
     ):
         self.setting = setting
         self.pool = pool
         self.comparison = comparison
         self.number = number
         self.first = first
+        self.idle: tuple[Reading, ...] | None = None
+        """The meters while nobody computed; ``None`` until they were asked."""
         self.rounds = rounds
+        self.limit_s = limit_s
         self.references = references
         self.unreferenced = unreferenced
         self.arms = [state for state in (_arm_state(arm, dropped) for arm in comparison.arms) if state.cases]
-        self.previous_pid: int | None = None
+        self.previous: ArmState | None = None
+        """Whose turn it was last."""
         self.turns = 0
-        self.void_rounds = 0
-        self.all_rounds = 0
+        self.void_rounds: Counter[str] = Counter()
+        """By regime, as :attr:`all_rounds`: a quiet regime must not hide that another one lost every round."""
+        self.all_rounds: Counter[str] = Counter()
         self.interrupted = False
         self.out_of_time = False
         self.peak_pss_bytes = 0.0
@@ -121,9 +151,14 @@ class Replicate:
             self._load_all()
             loaded = self.setting.clock()
             self.fixed_s = loaded - begin
+            left_s = self.limit_s - self.fixed_s
+            self.rounds = schedule.affordable_rounds(self.rounds, left_s, 1, 0.0, self._estimated_round_s())
             for regime in schedule.regimes(self.comparison):
                 self._regime(regime)
             self.round_s = (self.setting.clock() - loaded) / max(1, self.rounds)
+            measured = self.setting.clock()
+            self._verify_again()
+            self.fixed_s += self.setting.clock() - measured
         except OutOfTime:
             self.interrupted = self.out_of_time = True
         except KeyboardInterrupt:
@@ -131,6 +166,12 @@ class Replicate:
             raise
         finally:
             self._finish_all()
+
+    def _estimated_round_s(self) -> float:
+        """One round of every regime, from the calibrated times per call."""
+        measure = self.setting.measure
+        calls = [item.call_s for arm in self.arms for item in arm.cases.values() if item.active]
+        return sum(measure.lead_in_s + max(measure.sample_s, call_s) + call_s for call_s in calls)
 
     def _load_all(self) -> None:
         by_id = {state.arm.id: state for state in self.arms}
@@ -142,17 +183,19 @@ class Replicate:
         try:
             state.worker, state.template_id = self.pool.start(state.arm.imports)
             self._ask(state, make_job(self.setting, _remaining(state), state.template_id))
-            state.loaded = self._ask(state, protocol.Load(), self.setting.measure.load_limit_s, self._memory_watch)
+            state.loaded = self._ask(state, protocol.Load(), self.setting.measure.load_limit_s, watched=True)
         except WorkerGone as gone:
             self._gone(state, str(gone))
             return
         except _Refused as refused:
             state.fail(str(refused))
             return
-        if over := self._over_memory():
-            self._kill(state, over)
+        self._look(state)
+        if state.worker is None:
             return
         self._check_cases(state)
+        if self.first:
+            self._expect_quiet(state)
 
     def _check_cases(self, state: ArmState) -> None:
         assert state.loaded is not None
@@ -163,6 +206,7 @@ class Replicate:
                 self._guard(state, item, self._verify)
             if item.active:
                 self._guard(state, item, self._calibrate)
+        self._check_growth(state)
 
     def _guard(self, state: ArmState, item: CaseState, step: Callable[[ArmState, CaseState], None]) -> None:
         self._check_time()
@@ -174,6 +218,8 @@ class Replicate:
             item.fail(str(refused))
 
     def _verify(self, state: ArmState, item: CaseState) -> None:
+        if item.case.tolerance is None:
+            return
         path = self.references.get(item.case.id)
         if path is None:
             why = self.unreferenced.get(item.case.id, "unknown")
@@ -184,20 +230,35 @@ class Replicate:
             limit_s=_PILOT_VERIFY_LIMIT_S if self.first else 0.0,
             least=2 if self.first else 1,
         )
-        reply = self._ask(state, request, self.setting.measure.load_limit_s)
+        reply = self._ask(state, request, self.setting.measure.load_limit_s, watched=True)
         item.verification = reply.verification
         item.facts.update(reply.facts)
         if not reply.verification.passed:
-            error = reply.verification.error
-            found = "not finite or of the wrong shape" if error is None else f"{error:.3g}"
-            item.fail(
-                f"wrong answer: error {found}, allowed {reply.verification.tolerance:.3g} ({reply.verification.what})"
-            )
+            item.fail(f"wrong answer: {_error_of(reply.verification)}")
+
+    def _verify_again(self) -> None:
+        """One position of each case once more, after its turns: an answer must not depend on how often it was asked."""
+        for state in self.arms:
+            for item in state.cases.values():
+                checked = item.case.tolerance is not None and item.samples
+                if state.worker is not None and checked and (item.status is Status.OK or self.first):
+                    self._guard(state, item, self._verify_once_more)
+
+    def _verify_once_more(self, state: ArmState, item: CaseState) -> None:
+        request = protocol.Verify(case=item.case.id, reference=self.references[item.case.id], limit_s=0.0, least=1)
+        reply = self._ask(state, request, self.setting.measure.load_limit_s, watched=True)
+        if reply.verification.passed:
+            return
+        item.verification = reply.verification
+        item.facts.update(reply.facts)
+        calls = sum(sample.calls for sample in item.samples)
+        found = _error_of(reply.verification)
+        item.fail(f"answer changed between calls: right at first, after {calls} timed ones {found}")
 
     def _calibrate(self, state: ArmState, item: CaseState) -> None:
         measure = self.setting.measure
         request = protocol.Calibrate(case=item.case.id, limit_s=measure.warmup_limit_s)
-        reply = self._ask(state, request, 4 * measure.cap_call_s + _TURN_GRACE_S)
+        reply = self._ask(state, request, 4 * measure.cap_call_s + _TURN_GRACE_S, watched=True)
         item.warmup = reply.warmup
         if item.call_s > measure.cap_call_s:
             item.fail(
@@ -234,8 +295,8 @@ class Replicate:
             arm, item = active[name]
             if item.active:
                 void |= self._turn(arm, item, number)
-        self.all_rounds += 1
-        self.void_rounds += void
+        self.all_rounds[regime] += 1
+        self.void_rounds[regime] += void
         for _, item in active.values():
             item.good_rounds += not void
 
@@ -264,20 +325,45 @@ class Replicate:
         item.readings.extend(reply.readings)
         return reply.void is not None
 
-    def _take_turn(self, arm: ArmState, item: CaseState, window_s: float, energy: bool) -> protocol.Turned:
+    def _take_turn(
+        self, arm: ArmState, item: CaseState, window_s: float, energy: bool, fill_s: float = 0.0
+    ) -> protocol.Turned:
         measure = self.setting.measure
         request = protocol.Turn(
             case=item.case.id,
             calls=schedule.calls_per_sample(item.call_s, window_s),
             lead_in_s=measure.lead_in_s,
             quiet_limit_s=measure.quiet_limit_s,
-            previous_pid=self.previous_pid,
+            previous_pid=self.previous.worker.pid if self.previous and self.previous.worker else None,
             energy=energy,
+            fill_s=fill_s,
+            least_s=_LEAST_SHARE * window_s,
         )
-        reply: protocol.Turned = self._ask(arm, request, 20 * (window_s + item.call_s) + _TURN_GRACE_S)
-        assert arm.worker is not None
-        self.previous_pid = arm.worker.pid
+        turn_s = measure.quiet_limit_s + measure.lead_in_s + window_s + item.call_s
+        reply: protocol.Turned = self._ask(
+            arm, request, 20 * (window_s + item.call_s) + _TURN_GRACE_S, undisturbed_s=1.0 + 3 * turn_s
+        )
+        if not reply.environment.quiet and self.previous is not None:
+            self._expect_quiet(self.previous)
+        self.previous = arm
+        self._check_growth(arm)
         return reply
+
+    def _expect_quiet(self, state: ArmState) -> None:
+        """A worker that goes on computing when it is not its turn spoils everybody's samples: it must leave.
+
+        Pools that spin on for a while after their work do not count; each worker is waited for a few times only.
+        """
+        if state.worker is None or state.suspicions >= _MOST_SUSPICIONS:
+            return
+        state.suspicions += 1
+        threads = sum(placement.spinning_threads(pid) for pid in state.pids)
+        if threads:
+            self._kill(
+                state,
+                f"keeps {threads} thread{'s' if threads > 1 else ''} running when it is not its turn "
+                f"({placement.SPIN_LIMIT_S:g} s later still), which would disturb its neighbours",
+            )
 
     def _energy_rounds(self, regime: str, states: dict[str, tuple[ArmState, CaseState]], slow: set[str]) -> None:
         """Turns of their own for energy, where a meter measures: long windows, joules and time from the same one."""
@@ -286,36 +372,79 @@ class Replicate:
             for name, (arm, item) in states.items()
             if item.active and name not in slow and arm.loaded is not None and arm.loaded.update_period_s is not None
         }
-        for number in range(self.setting.measure.energy_rounds if metered else 0):
+        if not metered or not self._energy_fits(list(metered.values())):
+            return
+        self._energy_baseline([arm for arm, _ in metered.values()])
+        for _, item in metered.values():
+            item.readings.extend(self.idle or ())
+        for number in range(self.setting.measure.energy_rounds):
             for name in self._order(regime, -1 - number, metered):
                 self._check_time()
                 self._energy_turn(*metered[name], number)
 
+    def _energy_fits(self, metered: list[tuple[ArmState, CaseState]]) -> bool:
+        """Whether the time that is left holds these turns up to the first look; if not, the cases say so."""
+        periods_s = [arm.loaded.update_period_s or 0.0 for arm, _ in metered if arm.loaded is not None]
+        windows_s = [energy_turns.window_s(period_s, self.setting.measure.sample_s) for period_s in periods_s]
+        rounds = self.setting.measure.energy_rounds
+        needed_s = energy_turns.turns_s(windows_s, [item.call_s for _, item in metered], rounds)
+        if self.idle is None:
+            needed_s += (1 + energy_turns.SETTLE_SHARE) * energy_turns.idle_s(max(periods_s))
+        left_s = self.setting.deadline_s - self.setting.clock()
+        to_come = energy_turns.replicates_to_come(self.number, self.setting.measure.looks[0])
+        skipped = energy_turns.skipped(rounds * len(metered), needed_s, left_s, to_come)
+        for _, item in metered if skipped else ():
+            item.facts["energy_turns_s"] = skipped
+        return skipped is None
+
+    def _energy_baseline(self, arms: list[ArmState]) -> None:
+        """Once a replicate, before its first energy turn: the meters while all arms are loaded and none computes."""
+        arm = next((arm for arm in arms if arm.worker is not None and arm.loaded is not None), None)
+        if self.idle is not None or arm is None or arm.loaded is None:
+            return
+        self.idle = ()
+        window_s = energy_turns.idle_s(arm.loaded.update_period_s or 0.0)
+        settle_s, quiet_limit_s = energy_turns.SETTLE_SHARE * window_s, self.setting.measure.quiet_limit_s
+        previous_pid = self.previous.worker.pid if self.previous and self.previous.worker else None
+        request = protocol.Idle(window_s, settle_s, quiet_limit_s, previous_pid)
+        try:
+            self.idle = self._ask(arm, request, 2 * (settle_s + window_s) + _TURN_GRACE_S).readings
+        except WorkerGone as gone:
+            self._gone(arm, str(gone))
+        except _Refused:
+            pass  # without a baseline there are gross joules only
+
     def _energy_turn(self, arm: ArmState, item: CaseState, number: int) -> None:
         if not item.active or arm.loaded is None or arm.loaded.update_period_s is None:
             return
-        window_s = max(schedule.METER_UPDATES * arm.loaded.update_period_s, self.setting.measure.sample_s)
-        try:
-            reply = self._take_turn(arm, item, window_s, energy=True)
-        except WorkerGone as gone:
-            self._gone(arm, str(gone))
-            return
-        except _Refused as refused:
-            item.fail(str(refused))
-            return
-        item.readings.extend(_in_round(reading, number) for reading in reply.readings)
+        window_s = energy_turns.window_s(arm.loaded.update_period_s, self.setting.measure.sample_s)
+        for last in (False, True):
+            self._check_time()
+            try:
+                reply = self._take_turn(arm, item, window_s, energy=True, fill_s=window_s)
+            except WorkerGone as gone:
+                self._gone(arm, str(gone))
+                return
+            except _Refused as refused:
+                item.fail(str(refused))
+                return
+            item.readings.extend(energy_turns.kept(reading, number, reply.void, last) for reading in reply.readings)
+            if reply.void is None or not item.active:
+                return
 
     def _ask(
         self,
         state: ArmState,
         message: object,
         limit_s: float = 30.0,
-        watch: Callable[[], str | None] | None = None,
+        watched: bool = False,
+        undisturbed_s: float = 0.0,
     ) -> Any:
         assert state.worker is not None
         left_s = self.setting.deadline_s - self.setting.clock() + self.setting.grace_s
+        watch = partial(self._watch_memory, state) if watched else None
         try:
-            reply = state.worker.request(message, min(limit_s, max(left_s, 0.1)), watch)
+            reply = state.worker.request(message, min(limit_s, max(left_s, 0.1)), watch, undisturbed_s)
         except WorkerGone:
             if left_s < limit_s and self.setting.clock() >= self.setting.deadline_s:
                 raise OutOfTime from None
@@ -328,34 +457,45 @@ class Replicate:
         if self.setting.clock() >= self.setting.deadline_s:
             raise OutOfTime
 
-    def _memory_watch(self) -> str | None:
-        return self._over_memory(measure_now=True)
+    def _watch_memory(self, state: ArmState) -> str | None:
+        """Asked while a worker computes, just after it was looked at from afar: is a close look due?"""
+        assert state.worker is not None
+        others = sum(other.held_bytes for other in self.arms if other is not state)
+        if others + state.worker.held_bytes <= self.setting.measure.memory_limit_bytes:
+            return None
+        state.look()
+        return self._over_memory()
 
-    def _over_memory(self, measure_now: bool = False) -> str | None:
-        total = sum(self._pss(state, measure_now) for state in self.arms)
+    def _check_growth(self, state: ArmState) -> None:
+        """Between turns: the memory of a worker that has just computed."""
+        if state.worker is not None and state.has_grown():
+            self._look(state)
+
+    def _look(self, state: ArmState) -> None:
+        """See closely what a worker holds, and kill it when that is too much for it or for all together."""
+        assert state.worker is not None
+        state.look()
+        if over := state.worker.over_limit(state.held_bytes) or self._over_memory():
+            self._kill(state, over)
+
+    def _over_memory(self) -> str | None:
+        total = sum(state.held_bytes for state in self.arms)
         self.peak_pss_bytes = max(self.peak_pss_bytes, total)
         limit = self.setting.measure.memory_limit_bytes
         if total <= limit:
             return None
         return (
-            f"memory limit: {total / 2**30:.1f} GiB in use, {limit / 2**30:.1f} GiB allowed; "
+            f"memory limit: {memory.gib(total)} in use, {memory.gib(limit)} allowed for all workers of a comparison; "
             "raise measure.memory_limit_bytes"
         )
-
-    @staticmethod
-    def _pss(state: ArmState, measure_now: bool) -> float:
-        if state.worker is None:
-            return 0.0
-        if state.loaded is not None:
-            return state.loaded.pss_bytes or 0.0
-        return (machine.pss_bytes(state.worker.pid) or 0.0) if measure_now else 0.0
 
     def _kill(self, state: ArmState, reason: str) -> None:
         if state.worker is not None:
             state.worker.kill()
         self._gone(state, reason)
 
-    def _gone(self, state: ArmState, reason: str) -> None:
+    @staticmethod
+    def _gone(state: ArmState, reason: str) -> None:
         if state.worker is not None:
             state.worker.close()
         state.fail(reason)
@@ -373,10 +513,12 @@ class Replicate:
 
     def records(self) -> Iterator[Record]:
         """One record per arm and case."""
-        steady = schedule.is_steady_load(self.void_rounds, self.all_rounds)
         for arm in self.arms:
             for item in arm.cases.values():
-                yield self._record(arm, item, steady)
+                regime = item.case.regime
+                yield self._record(
+                    arm, item, schedule.is_steady_load(self.void_rounds[regime], self.all_rounds[regime])
+                )
 
     def _record(self, arm: ArmState, item: CaseState, steady: bool) -> Record:
         loaded, name = arm.loaded, item.case.id
@@ -419,6 +561,11 @@ class _Refused(Exception):
     """The worker answered that it cannot; it lives on."""
 
 
+def _error_of(verification: Verification) -> str:
+    found = "not finite or of the wrong shape" if verification.error is None else f"{verification.error:.3g}"
+    return f"error {found}, allowed {verification.tolerance:.3g} ({verification.what})"
+
+
 def _arm_state(arm: Arm, dropped: set[str]) -> ArmState:
     return ArmState(arm=arm, cases={case.id: CaseState(case) for case in arm.cases if case.id not in dropped})
 
@@ -426,9 +573,3 @@ def _arm_state(arm: Arm, dropped: set[str]) -> ArmState:
 def _remaining(state: ArmState) -> Arm:
     cases = tuple(item.case for item in state.cases.values())
     return Arm(id=state.arm.id, cases=cases, imports=state.arm.imports)
-
-
-def _in_round(reading: Reading, number: int) -> Reading:
-    import msgspec
-
-    return msgspec.structs.replace(reading, round=number)

@@ -1,9 +1,10 @@
 """What all replicates of a run share, and the job that each fresh worker is given."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from frugalbench.config import Energy, Measure
+from frugalbench.meters import MeterSettings
 from frugalbench.run import protocol
 from frugalbench.schema import Arm
 
@@ -24,11 +25,33 @@ class Setting:
     """On ``clock``; nothing is started after it."""
     grace_s: float
     """How far past the deadline a request in progress may run before its worker is killed."""
+    plugins: Mapping[str, str] = field(default_factory=dict)
+    """Workload name to the code that builds it, as far as the user allowed any (``specs.plugin``)."""
+
+
+def meter_settings(energy: Energy, threads: int, device: str) -> MeterSettings:
+    """What a worker of ``threads`` threads on ``device`` asks for a meter."""
+    return MeterSettings(
+        kind=energy.meter,
+        device=device,
+        idle_w=energy.idle_w_per_core,
+        tdp_w=energy.tdp_w_per_core,
+        source=energy.source,
+        per_core=True,
+        cores=threads,
+        csv=energy.csv,
+        command=energy.command,
+        prometheus_url=energy.prometheus_url,
+        prometheus_query=energy.prometheus_query,
+        unit=energy.unit,
+        scope=energy.scope,
+        update_period_s=energy.update_period_s,
+    )
 
 
 def make_job(setting: Setting, arm: Arm, template_id: str | None) -> protocol.Job:
     """Everything that a fresh worker for ``arm`` must know."""
-    energy, case = setting.energy, arm.cases[0]
+    case = arm.cases[0]
     threads = int(case.params.get("threads", setting.cores))
     return protocol.Job(
         arm=arm,
@@ -38,9 +61,8 @@ def make_job(setting: Setting, arm: Arm, template_id: str | None) -> protocol.Jo
         cache_dir=setting.cache_dir,
         scratch_dir=setting.scratch_dir,
         start_s=setting.start_s,
-        meter=energy.meter,
-        idle_w=None if energy.idle_w_per_core is None else energy.idle_w_per_core * threads,
-        tdp_w=None if energy.tdp_w_per_core is None else energy.tdp_w_per_core * threads,
-        watts_source=energy.source,
+        energy=setting.energy,
         template_id=template_id,
+        memory_limit_bytes=setting.measure.worker_limit_bytes,
+        plugin=setting.plugins.get(case.workload, ""),
     )

@@ -1,18 +1,16 @@
-"""A template process: imports an arm's libraries once, never computes, and is forked per worker.
+"""A template process: imports an arm's libraries once, never computes, and makes the workers.
 
-Forking is safe only from a process with one thread, so the template counts its threads after importing and
-reports the count; the parent then falls back to spawning. OpenBLAS would start threads on import, hence
-``OPENBLAS_NUM_THREADS=1`` in its environment. The template reaps its children and relays their exit
-status, because a grandchild's status is not visible to the parent.
+Forking is safe only from a process with one thread, so the template counts its threads after importing and reports the
+count; where there are more, its workers are started afresh (still as its children). OpenBLAS would start threads on
+import, hence ``OPENBLAS_NUM_THREADS=1`` in its environment. The template reaps its children and relays their exit
+status, because a grandchild's status is not visible to the parent; before it does, it ends whatever they left behind.
+It ends all of them when the parent is gone.
 """
 
-import contextlib
-import ctypes
 import gc
 import importlib
 import os
 import select
-import signal
 import socket
 import sys
 import time
@@ -21,9 +19,10 @@ from pathlib import Path
 
 import msgspec
 
-from frugalbench.run import protocol
+from frugalbench.run import family, protocol, reasons
 
-_PR_SET_PDEATHSIG = 1
+FORK, SPAWN, EXTEND = "fork", "spawn", "extend"
+"""What the parent can ask for: a forked worker, a worker from a fresh interpreter, a further template."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -47,39 +46,41 @@ class Exited(msgspec.Struct, frozen=True, tag=True):
 FromTemplate = Ready | Forked | Exited
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def thread_count() -> int:
     """Number of threads of this process."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 
 def main(argv: list[str]) -> None:
-    """``template CONTROL_FD MODULE…``: import the modules, then fork for each channel received."""
-    die_with_parent()
+    """``template CONTROL_FD MODULE…``: import the modules, then make a worker for each channel received."""
+    family.die_with_parent()
     serve(socket.socket(fileno=int(argv[0])), argv[1:])
+    os._exit(0)
 
 
 def serve(control: socket.socket, modules: list[str]) -> None:
-    """Import, report, then fork workers and further templates until the parent is gone."""
+    """Import, report, then make workers and further templates until the parent is gone."""
     started = time.monotonic()
     problem = _import([*modules, "frugalbench.run.worker"])
     gc.collect()
     gc.freeze()
-    protocol.send(control, Ready(thread_count(), time.monotonic() - started, problem))
-    _serve(control)
+    family.adopt_orphans()
+    family.die_with_parent(False)
+    try:
+        protocol.send(control, Ready(thread_count(), time.monotonic() - started, problem))
+        _serve(control)
+    except OSError:
+        pass
+    finally:
+        family.end_strays(())
 
 
 def _import(modules: list[str]) -> str:
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as problem:
-            return f"import {module}: {type(problem).__name__}: {problem}"
+        except (Exception, SystemExit) as problem:
+            return f"import {module}: {reasons.one_line(problem)}"
     return ""
 
 
@@ -90,21 +91,21 @@ def _serve(control: socket.socket) -> None:
     while True:
         for fd, _ in poller.poll():
             if fd == control.fileno():
-                if not _fork(control, poller, children):
+                if not _make(control, poller, children):
                     return
             else:
                 _reap(control, poller, children, fd)
 
 
-def _fork(control: socket.socket, poller: select.poll, children: dict[int, int]) -> bool:
-    data, fds, _, _ = socket.recv_fds(control, 4096, 1)
+def _make(control: socket.socket, poller: select.poll, children: dict[int, int]) -> bool:
+    data, fds, _, _ = socket.recv_fds(control, 65536, 1)
     if not data:
         return False
-    log, *modules = data.decode().split("\0")
-    pid = os.fork()
+    kind, log, *modules = data.decode().split("\0")
+    pid = _spawn(fds[0], log) if kind == SPAWN else os.fork()
     if pid == 0:
         control.close()
-        _become(fds[0], log, modules)
+        _become(kind, fds[0], log, modules)
     os.close(fds[0])
     watch = os.pidfd_open(pid)
     children[watch] = pid
@@ -113,18 +114,30 @@ def _fork(control: socket.socket, poller: select.poll, children: dict[int, int])
     return True
 
 
-def _become(channel_fd: int, log: str, modules: list[str]) -> None:
-    """The child: a worker, or with ``modules`` a template that has imported those too."""
+def _spawn(channel_fd: int, log: str) -> int:
+    os.set_inheritable(channel_fd, True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-P", "-m", "frugalbench.run.worker", str(channel_fd)],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, log, flags, 0o644), (os.POSIX_SPAWN_DUP2, 1, 2)],
+    )
+
+
+def _become(kind: str, channel_fd: int, log: str, modules: list[str]) -> None:
+    """The child: a worker, or a template that has imported ``modules`` too."""
     code = 1
     try:
-        die_with_parent()
         redirect_output(log)
         channel = socket.socket(fileno=channel_fd)
-        if modules:
+        if kind == EXTEND:
+            family.die_with_parent()
             serve(channel, modules)
         else:
             from frugalbench.run import worker
 
+            family.settle_as_worker()
             worker.serve(channel)
         code = 0
     except Exception:
@@ -148,6 +161,7 @@ def _reap(control: socket.socket, poller: select.poll, children: dict[int, int],
     poller.unregister(watch)
     os.close(watch)
     _, status = os.waitpid(pid, 0)
+    family.end_strays(children.values())
     protocol.send(control, Exited(pid, os.waitstatus_to_exitcode(status)))
 
 

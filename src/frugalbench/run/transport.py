@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import select
 import signal
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from frugalbench.run import protocol, template
+from frugalbench.run import family, memory, protocol, reasons, template
 from frugalbench.schema import FrugalbenchError
 
 _QUIET_LIBRARIES = {
@@ -26,6 +27,14 @@ _QUIET_LIBRARIES = {
 """Environment of every worker: one thread while importing, no telemetry, no helper process pools."""
 
 _EXIT_WAIT_S = 10.0
+_PARTING_S = 2.0
+_LOOK_S = 0.5
+_FORK_LIMIT_S = 60.0
+_LOG_LIMIT_BYTES = 2**26
+"""Whoever prints more than this is stuck in a loop, and is filling the disk."""
+
+Watch = Callable[[], str | None]
+"""Asked now and then while a worker computes; a reason ends the worker."""
 
 
 class WorkerGone(Exception):
@@ -35,60 +44,118 @@ class WorkerGone(Exception):
 class Worker:
     """A process that executes one arm."""
 
-    def __init__(self, pid: int, channel: socket.socket, watch: int, log: Path, exit_code: Callable[[], int | None]):
+    def __init__(
+        self,
+        pid: int,
+        channel: socket.socket,
+        log: Path,
+        exit_code: Callable[[], int | None],
+        limit_bytes: float | None = None,
+    ):
         self.pid = pid
         self.log = log
+        self.held_bytes = 0.0
+        """With its children, when last looked at."""
         self._channel = channel
-        self._watch = watch
+        self._watch = os.pidfd_open(pid)
         self._exit_code = exit_code
+        self._limit_bytes = limit_bytes
+        self._oom_kills = memory.oom_kills()
         self._poller = select.poll()
         self._poller.register(channel, select.POLLIN)
-        self._poller.register(watch, select.POLLIN)
+        self._poller.register(self._watch, select.POLLIN)
 
-    def request(self, message: Any, limit_s: float, watch: Callable[[], str | None] | None = None) -> Any:
+    def request(self, message: Any, limit_s: float, watch: Watch | None = None, undisturbed_s: float = 0.0) -> Any:
         """Hand the baton over and block until it comes back.
 
-        ``watch`` is asked twice a second and may give a reason to kill the worker.
-        Raises :class:`WorkerGone` when the worker dies, exceeds ``limit_s`` or is killed.
+        Twice a second, but not in the first ``undisturbed_s``, the worker's own memory is looked at and ``watch`` is
+        asked. Raises :class:`WorkerGone` when the worker dies, exceeds ``limit_s``, is killed or talks nonsense.
         """
+        deadline = time.monotonic() + limit_s
         try:
+            self._channel.settimeout(max(limit_s, 0.1))
             protocol.send(self._channel, message)
+        except TimeoutError:
+            raise self._ended(f"did not take a request within {limit_s:.0f} s; killed") from None
         except OSError:
             raise WorkerGone(self._obituary()) from None
-        self._await(limit_s, watch)
         try:
-            return protocol.receive(self._channel, protocol.Reply)
-        except EOFError:
-            raise WorkerGone(self._obituary()) from None
+            reply = self._await(deadline, limit_s, watch, undisturbed_s)
+        except protocol.Garbled as garbled:
+            raise self._ended(f"wrote into the pipe of the harness: {garbled}") from None
+        if not isinstance(reply, (protocol.ANSWERS[type(message)], protocol.Problem)):
+            raise self._ended(f"answered {type(message).__name__} with {type(reply).__name__}")
+        return reply
 
-    def _await(self, limit_s: float, watch: Callable[[], str | None] | None) -> None:
-        deadline = time.monotonic() + limit_s
+    def _await(self, deadline: float, limit_s: float, watch: Watch | None, undisturbed_s: float) -> protocol.Reply:
+        inbox, calm = protocol.Inbox(), time.monotonic() + undisturbed_s
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                self.kill()
-                raise WorkerGone(f"no answer within {limit_s:.0f} s; killed")
-            ready = {fd for fd, _ in self._poller.poll(1000 * (min(left, 0.5) if watch else left))}
+            now = time.monotonic()
+            if now >= deadline:
+                raise self._ended(f"no answer within {limit_s:.0f} s; killed")
+            look_s = max(_LOOK_S, calm - now)
+            ready = {fd for fd, _ in self._poller.poll(1000 * min(deadline - now, look_s))}
             if self._channel.fileno() in ready:
-                return
-            if ready:
+                if (reply := inbox.feed(self._read())) is not None:
+                    return reply
+            elif ready:
                 raise WorkerGone(self._obituary())
-            if watch and (reason := watch()):
-                self.kill()
-                raise WorkerGone(reason)
+            elif time.monotonic() >= calm and (reason := self.excess() or (watch() if watch else None)):
+                raise self._ended(reason)
+
+    def _read(self) -> bytes:
+        try:
+            part = self._channel.recv(1 << 20)
+        except ConnectionError:
+            part = b""
+        if not part:
+            raise WorkerGone(self._obituary())
+        return part
+
+    def excess(self) -> str | None:
+        """Whether the worker holds or prints more than it may, and what to do about it."""
+        with contextlib.suppress(OSError):
+            if (printed := self.log.stat().st_size) > _LOG_LIMIT_BYTES:
+                return f"printed {memory.gib(printed)}; killed before the disk is full"
+        if self._limit_bytes is None:
+            return None
+        return self.over_limit(memory.held_bytes(self.pid, self._limit_bytes))
+
+    def over_limit(self, held_bytes: float) -> str | None:
+        """Note what the worker and its children were seen to hold; a reason when that is too much."""
+        self.held_bytes = held_bytes
+        if self._limit_bytes is None or held_bytes <= self._limit_bytes:
+            return None
+        return (
+            f"memory limit: this worker holds {memory.gib(self.held_bytes)}, {memory.gib(self._limit_bytes)} allowed "
+            f"for each; {memory.ADVICE}"
+        )
+
+    def _ended(self, reason: str) -> WorkerGone:
+        self.kill()
+        return WorkerGone(reason)
 
     def _obituary(self) -> str:
-        select.select([self._watch], [], [], _EXIT_WAIT_S)
+        if not select.select([self._watch], [], [], _PARTING_S)[0]:
+            self.kill()
+            return "the worker closed its pipe and lived on; killed"
         code = self._exit_code()
-        how = "worker died" if code is None else _describe_exit(code)
-        last = _last_line(self.log)
+        how = "worker died" if code is None else reasons.describe_exit(code, self._new_oom_kills(), self._last_look())
+        last = reasons.last_line(self.log)
         return f"{how}: {last}" if last else how
 
+    def _new_oom_kills(self) -> int | None:
+        now = memory.oom_kills()
+        return None if now is None or self._oom_kills is None else now - self._oom_kills
+
+    def _last_look(self) -> str:
+        return f"{memory.gib(self.held_bytes)} held at the last look" if self.held_bytes else "not looked at yet"
+
     def kill(self) -> None:
-        """End the process at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        select.select([self._watch], [], [], _EXIT_WAIT_S)
+        """End the process at once; its template ends what it leaves behind."""
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._watch, signal.SIGKILL)
+            select.select([self._watch], [], [], _EXIT_WAIT_S)
         self._exit_code()
 
     def finish(self) -> None:
@@ -107,24 +174,8 @@ class Worker:
             os.close(self._watch)
 
 
-def _describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"worker exited with code {code}"
-    with contextlib.suppress(ValueError):
-        return f"worker killed by {signal.Signals(-code).name}"
-    return f"worker killed by signal {-code}"
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1][:300] if lines else ""
-
-
 class Template:
-    """A process that has imported a set of modules and can be forked."""
+    """A process that has imported a set of modules and makes workers."""
 
     def __init__(self, name: str, modules: frozenset[str], control: socket.socket, pid: int, log: Path, limit_s: float):
         self.id = name
@@ -132,101 +183,119 @@ class Template:
         self.pid = pid
         self.dead = False
         self._control = control
+        self._watch = os.pidfd_open(pid)
         self._exits: dict[int, int] = {}
         self._log = log
         self.ready = self._wait_ready(limit_s)
 
     def _wait_ready(self, limit_s: float) -> template.Ready:
         if not select.select([self._control], [], [], limit_s)[0]:
-            self.close()
+            self.kill()
             return template.Ready(0, limit_s, f"imports took longer than {limit_s:.0f} s")
         try:
             ready: template.Ready = protocol.receive(self._control, template.Ready)
-        except EOFError:
-            return template.Ready(0, 0.0, f"import died: {_last_line(self._log)}")
+        except (EOFError, protocol.Garbled):
+            return template.Ready(0, 0.0, f"import died: {reasons.last_line(self._log)}")
         return ready
 
-    def fork(self, log: Path) -> Worker:
-        """A fresh worker from this template."""
-        channel, pid = self._fork([str(log)])
-        return Worker(pid, channel, os.pidfd_open(pid), log, lambda: self._exit_code(pid))
+    @property
+    def forkable(self) -> bool:
+        """Whether a worker may be forked from it."""
+        return not self.dead and not self.ready.problem and self.ready.threads == 1
+
+    def worker(self, log: Path, limit_bytes: float | None = None) -> tuple[Worker, str]:
+        """A fresh worker, forked where that is safe, and how it was made."""
+        kind = template.FORK if self.forkable else template.SPAWN
+        channel, pid = self._make(kind, [str(log)])
+        try:
+            return Worker(pid, channel, log, lambda: self._exit_code(pid), limit_bytes), kind
+        except ProcessLookupError:
+            raise WorkerGone("the worker died as soon as it was started") from None
 
     def extend(self, name: str, modules: tuple[str, ...], log: Path, limit_s: float) -> "Template":
         """A further template, forked from this one, that imports the rest of ``modules``."""
         rest = [module for module in modules if module not in self.modules]
-        control, pid = self._fork([str(log), *rest])
-        return Template(name, frozenset(modules), control, pid, log, limit_s)
+        control, pid = self._make(template.EXTEND, [str(log), *rest])
+        try:
+            return Template(name, frozenset(modules), control, pid, log, limit_s)
+        except ProcessLookupError:
+            raise WorkerGone(f"the template process of {', '.join(modules)} died as soon as it was started") from None
 
-    def _fork(self, words: list[str]) -> tuple[socket.socket, int]:
+    def _make(self, kind: str, words: list[str]) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                socket.send_fds(self._control, ["\0".join(words).encode()], [theirs.fileno()])
-            while not isinstance(reply := protocol.receive(self._control, template.FromTemplate), template.Forked):
+                socket.send_fds(self._control, ["\0".join((kind, *words)).encode()], [theirs.fileno()])
+            while not isinstance(reply := self._hear(_FORK_LIMIT_S), template.Forked):
                 self._note(reply)
-        except (OSError, EOFError):
+        except (OSError, EOFError, protocol.Garbled):
             self.dead = True
+            ours.close()
             raise WorkerGone(f"the template process of {', '.join(sorted(self.modules))} died") from None
         return ours, reply.pid
+
+    def _hear(self, limit_s: float) -> Any:
+        if not select.select([self._control], [], [], limit_s)[0]:
+            raise TimeoutError
+        return protocol.receive(self._control, template.FromTemplate)
 
     def _note(self, message: Any) -> None:
         if isinstance(message, template.Exited):
             self._exits[message.pid] = message.status
 
     def _exit_code(self, pid: int) -> int | None:
-        while pid not in self._exits and select.select([self._control], [], [], 1.0)[0]:
+        """``None`` when the template does not know (any more); it ends what the worker left behind before it tells."""
+        while pid not in self._exits:
             try:
-                self._note(protocol.receive(self._control, template.FromTemplate))
-            except EOFError:
+                self._note(self._hear(_EXIT_WAIT_S))
+            except (OSError, ValueError, EOFError, protocol.Garbled):
                 break
         return self._exits.get(pid)
 
-    def close(self) -> None:
-        """End the template; whatever was forked from it dies with it."""
+    def dismiss(self) -> None:
+        """Tell the template that nobody needs it any more: it ends whatever was made from it, and itself."""
         self._control.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """End the process at once, or, when it was dismissed, after the time that it needs to tidy up."""
+        if self._watch < 0:
+            return
+        patience_s = _EXIT_WAIT_S if self._control.fileno() < 0 else 0.0
+        if not select.select([self._watch], [], [], patience_s)[0]:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._watch, signal.SIGKILL)
+                select.select([self._watch], [], [], _EXIT_WAIT_S)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+        os.close(self._watch)
+        self._watch = -1
 
 
-def start_template(name: str, modules: tuple[str, ...], log: Path, limit_s: float) -> Template:
+def start_template(name: str, modules: tuple[str, ...], log: Path, limit_s: float, mark: str = "") -> Template:
     """A template from a fresh interpreter."""
     ours, theirs = socket.socketpair()
-    process = _launch("frugalbench.run.template", theirs, log, modules)
-    return Template(name, frozenset(modules), ours, process.pid, log, limit_s)
-
-
-def _launch(module: str, channel: socket.socket, log: Path, words: tuple[str, ...] = ()) -> "subprocess.Popen[bytes]":
-    with channel, log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, str(channel.fileno()), *words],
-            pass_fds=[channel.fileno()],
+    with theirs, log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "frugalbench.run.template", str(theirs.fileno()), *modules],
+            pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **_QUIET_LIBRARIES},
+            env={**os.environ, **_QUIET_LIBRARIES, family.MARK: mark},
             start_new_session=True,
         )
-
-
-def spawn(log: Path) -> Worker:
-    """A fresh worker that imports everything by itself."""
-    ours, theirs = socket.socketpair()
-    process = _launch("frugalbench.run.worker", theirs, log)
-    return Worker(process.pid, ours, os.pidfd_open(process.pid), log, lambda: _poll(process))
-
-
-def _poll(process: subprocess.Popen[bytes]) -> int | None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(timeout=1.0)
-    return None
+    process.returncode = 0  # reaped by the template's own watch, not by the module
+    return Template(name, frozenset(modules), ours, process.pid, log, limit_s)
 
 
 class Pool:
     """Templates by the modules they have imported, started when first needed."""
 
-    def __init__(self, scratch: Path, limit_s: float):
+    def __init__(self, scratch: Path, limit_s: float, worker_limit_bytes: float | None = None):
         self._scratch = scratch
         self._limit_s = limit_s
+        self._worker_limit_bytes = worker_limit_bytes
+        self._mark = secrets.token_hex(8)
         self._templates: dict[frozenset[str], Template] = {}
         self._made = 0
         self._started = 0
@@ -239,6 +308,8 @@ class Pool:
         wanted = frozenset(modules)
         found = self._templates.get(wanted)
         if found is None or found.dead:
+            if found is not None:
+                found.kill()
             found = self._templates[wanted] = self._make(modules)
         if found.ready.problem:
             raise WorkerGone(found.ready.problem)
@@ -248,25 +319,22 @@ class Pool:
         self._made += 1
         name = f"template-{self._made}"
         log = self._scratch / f"{name}.log"
-        usable = [item for item in self._templates.values() if item.modules < frozenset(modules) and _forkable(item)]
+        usable = [item for item in self._templates.values() if item.modules < frozenset(modules) and item.forkable]
         base = max(usable, key=lambda item: len(item.modules), default=None)
         if base is not None:
             with contextlib.suppress(WorkerGone):
                 return base.extend(name, modules, log, self._limit_s)
-        return start_template(name, modules, log, self._limit_s)
+        return start_template(name, modules, log, self._limit_s, self._mark)
 
     def start(self, modules: tuple[str, ...]) -> tuple[Worker, str | None]:
-        """A fresh worker and the id of its template, or ``None`` where it had to be spawned."""
+        """A fresh worker and the id of its template, or ``None`` where it could not be forked."""
         self._started += 1
         log = self._scratch / f"worker-{self._started}.log"
         for _ in range(2):
             found = self.template(modules)
-            if not _forkable(found):
-                return spawn(log), None
-            try:
-                return found.fork(log), found.id
-            except WorkerGone:
-                continue
+            with contextlib.suppress(WorkerGone):
+                worker, kind = found.worker(log, self._worker_limit_bytes)
+                return worker, found.id if kind == template.FORK else None
         raise WorkerGone(f"the template process of {', '.join(modules)} keeps dying")
 
     def pids(self) -> list[int]:
@@ -278,13 +346,12 @@ class Pool:
         return {" ".join(sorted(key)) or "numpy": item.ready.import_s for key, item in self._templates.items()}
 
     def close(self) -> None:
-        """End all templates."""
+        """End all templates and everything that was ever made from them."""
         for item in self._templates.values():
-            item.close()
-
-
-def _forkable(item: Template) -> bool:
-    return not item.dead and not item.ready.problem and item.ready.threads == 1
+            item.dismiss()
+        for item in self._templates.values():
+            item.kill()
+        family.end_marked(self._mark)
 
 
 def check_platform() -> None:

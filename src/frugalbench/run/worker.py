@@ -6,34 +6,44 @@ keeps is load, verify, calibrate, then turns: a wrong answer never gets as far a
 
 import gc
 import hashlib
+import math
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from frugalbench import meters
 from frugalbench.meters import environment
-from frugalbench.run import placement, protocol
-from frugalbench.schema import Quantity, Tier, Verification, Warmup
+from frugalbench.meters.gpu_throttle import gpu_throttle_reasons
+from frugalbench.run import family, memory, placement, protocol
+from frugalbench.run.reasons import one_line
+from frugalbench.run.setting import meter_settings
+from frugalbench.schema import FrugalbenchError, Quantity, Role, Tier, Verification, Warmup
+from frugalbench.specs import plugin
 from frugalbench.workloads import BUILDERS
 from frugalbench.workloads.base import Arrays, Bound, Context
 
 _STEADY_SHARE = 0.1
 """Warm-up ends when three successive blocks agree within this share."""
 _WARMUP_BLOCK_S = 0.004
+_HOPELESS_CALL_S = 2.0
+"""A first call this long is not repeated; a shorter one may have met a stall of the machine and gets another chance."""
+_MOST_LENGTHENING = 4
 
 
 def serve(channel: Any) -> None:
     """Answer requests until told to finish or the parent is gone."""
     try:
-        session = Session(protocol.receive(channel, protocol.Job))
-        protocol.send(channel, protocol.Finished())
+        session = _session(protocol.receive(channel, protocol.Job))
+        protocol.send(channel, session.problem or protocol.Finished())
         while True:
             request = protocol.receive(channel, protocol.Request)
             if isinstance(request, protocol.Finish):
@@ -45,13 +55,36 @@ def serve(channel: Any) -> None:
         return
 
 
+def _session(job: protocol.Job) -> "Session | Refusal":
+    try:
+        return Session(job)
+    except FrugalbenchError as problem:
+        return Refusal(str(problem))
+
+
+class Refusal:
+    """In place of a session that cannot be had here, because a meter does not answer, say: refuses every request."""
+
+    def __init__(self, reason: str):
+        self.problem = protocol.Problem(reason=reason)
+
+    def answer(self, _: Any) -> protocol.Problem:
+        return self.problem
+
+    def close(self) -> None:
+        pass
+
+
 class Session:
     """One arm's life."""
 
+    problem: protocol.Problem | None = None
+
     def __init__(self, job: protocol.Job):
         self.job = job
+        memory.limit_own(job.memory_limit_bytes, job.device)
         self.cases = {case.id: case for case in job.arm.cases}
-        self.builder = import_module(BUILDERS[job.arm.cases[0].workload])
+        self.builder = plugin.load(job.plugin) if job.plugin else import_module(BUILDERS[job.arm.cases[0].workload])
         self.context = Context(
             seed=job.seed,
             threads=job.threads,
@@ -63,10 +96,9 @@ class Session:
         self.bound: dict[str, Bound] = {}
         self.position: dict[str, int] = {}
         self.busy: dict[str, tuple[int, ...]] = {}
-        self.cores = len(os.sched_getaffinity(0))
-        self.meters = meters.pick(
-            meters.MeterSettings(kind=job.meter, idle_w=job.idle_w, tdp_w=job.tdp_w, source=job.watts_source)
-        )
+        self.usable = os.sched_getaffinity(0)
+        self.cores = len(self.usable)
+        self.meters = meters.pick(meter_settings(job.energy, job.threads, job.device))
         self.probe = environment.EnvironmentProbe()
 
     def answer(self, request: Any) -> Any:
@@ -78,14 +110,22 @@ class Session:
             protocol.Verify: self.verify,
             protocol.Calibrate: self.calibrate,
             protocol.Turn: self.turn,
+            protocol.Idle: self.idle,
         }
         try:
             return handlers[type(request)](request)
         except MemoryError:
-            return protocol.Problem(reason="out of memory")
-        except Exception as problem:
+            traceback.print_exc()
+            return protocol.Problem(reason=self._out_of_memory())
+        except (Exception, SystemExit) as problem:
             traceback.print_exc()
             return protocol.Problem(reason=one_line(problem))
+
+    def _out_of_memory(self) -> str:
+        limit_bytes = self.job.memory_limit_bytes
+        if limit_bytes is None:
+            return "out of memory"
+        return f"out of memory: {memory.gib(limit_bytes)} allowed for each worker; {memory.ADVICE}"
 
     def prepare(self, _: protocol.Prepare) -> protocol.Finished:
         """Build the arm's artefacts unless a marker in the cache says that this arm has been built."""
@@ -126,7 +166,9 @@ class Session:
                 traceback.print_exc()
                 problems[case.id] = one_line(problem)
         load_s = time.perf_counter() - started
-        self.probe = environment.EnvironmentProbe(pids=getattr(self.loaded, "pids", ()))
+        self.probe = environment.EnvironmentProbe(
+            pids=getattr(self.loaded, "pids", ()), gpu_reasons=gpu_throttle_reasons(self.job.device)
+        )
         gc.collect()
         gc.freeze()
         return protocol.Loaded(
@@ -213,12 +255,14 @@ class Session:
         calls, steady = 0, False
         per_block = 1
         while not steady and (len(blocks) < 2 or time.perf_counter() - started < request.limit_s):
-            before = placement.thread_cpu_ns()
+            process_ns, before = time.process_time_ns(), placement.thread_cpu_ns()
             block_s = self._run(request.case, bound, per_block)
-            self.busy[request.case] = placement.busy_threads(before, placement.thread_cpu_ns(), block_s, self.cores)
+            process_ns = time.process_time_ns() - process_ns
+            now = placement.thread_cpu_ns()
+            self.busy[request.case] = placement.busy_threads(before, now, block_s, self.cores, process_ns)
             calls += per_block
             blocks.append(block_s / per_block)
-            if block_s > request.limit_s:
+            if block_s > request.limit_s and (len(blocks) > 1 or block_s > _HOPELESS_CALL_S):
                 break
             if block_s < _WARMUP_BLOCK_S:
                 per_block = max(per_block + 1, int(per_block * _WARMUP_BLOCK_S / max(block_s, 1e-7)))
@@ -242,35 +286,65 @@ class Session:
         waited_s, quiet = 0.0, True
         if request.previous_pid is not None:
             waited_s, quiet = environment.wait_until_quiet(request.previous_pid, request.quiet_limit_s)
-        lead_in_stop = time.perf_counter() + request.lead_in_s
-        self._run(request.case, bound, 1)
-        while time.perf_counter() < lead_in_stop:
-            self._run(request.case, bound, 1)
+        calls = _enough_calls(request.calls, self._lead_in(request, bound), request.least_s)
         gc.disable()
         start_s = time.monotonic() - self.job.start_s
-        window = meters.window(self.meters) if request.energy else None
+        window = self._window() if request.energy else None
         self.probe.begin()
-        elapsed_s = self._run(request.case, bound, request.calls)
+        calls, elapsed_s = self._run_filling(request, bound, calls)
         seen = self.probe.end(quiet_wait_s=waited_s, quiet=quiet)
-        readings = window.close(request.calls, origin_s=self.job.start_s) if window is not None else ()
+        readings = window.close(calls, origin_s=self.job.start_s) if window is not None else ()
         gc.enable()
         return protocol.Turned(
-            calls=request.calls,
-            time_s=elapsed_s / request.calls,
+            calls=calls,
+            time_s=elapsed_s / calls,
             start_s=start_s,
             environment=seen,
             void=environment.void_reason(seen, self.context.threads, self.cores),
             readings=readings,
         )
 
+    def _lead_in(self, request: protocol.Turn, bound: Bound) -> float:
+        """Untimed calls, at least one; the time of the fastest. None at all where the config asks for no lead-in."""
+        if request.lead_in_s <= 0:
+            return math.inf
+        stop = time.perf_counter() + request.lead_in_s
+        call_s = self._run(request.case, bound, 1)
+        while time.perf_counter() < stop:
+            call_s = min(call_s, self._run(request.case, bound, 1))
+        return call_s
+
+    def _run_filling(self, request: protocol.Turn, bound: Bound, calls: int) -> tuple[int, float]:
+        """``calls`` calls, and more where they end before the window is filled; how many they were, and their time."""
+        elapsed_s = self._run(request.case, bound, calls)
+        while elapsed_s < request.fill_s:
+            missing = (request.fill_s - elapsed_s) * calls / max(elapsed_s, 1e-9)
+            more = min(max(1, math.ceil(missing)), 2 * calls)
+            elapsed_s += self._run(request.case, bound, more)
+            calls += more
+        return calls, elapsed_s
+
+    def _window(self) -> meters.Window:
+        return meters.window(self.meters, device=self.job.device, watched=True, cores=self.usable)
+
+    def idle(self, request: protocol.Idle) -> protocol.Idled:
+        """Read the meters while nobody computes."""
+        if request.previous_pid is not None:
+            environment.wait_until_quiet(request.previous_pid, request.quiet_limit_s)
+        time.sleep(request.settle_s)
+        window = self._window()
+        time.sleep(request.window_s)
+        readings = window.close(0, origin_s=self.job.start_s)
+        idle = [msgspec.structs.replace(reading, role=Role.IDLE) for reading in readings if reading.role is Role.GROSS]
+        return protocol.Idled(readings=tuple(idle))
+
     def _run(self, case: str, bound: Bound, calls: int) -> float:
         """Time ``calls`` successive positions of the rotation, synchronised at both ends."""
-        call, first = bound.call, self.position[case]
+        batch, first = bound.batch or partial(_one_by_one, bound.call), self.position[case]
         self.position[case] = first + calls
         bound.synchronize()
         begin = time.perf_counter_ns()
-        for index in range(first, first + calls):
-            kept = call(index)
+        kept = batch(first, calls)
         bound.synchronize()
         elapsed_ns = time.perf_counter_ns() - begin
         del kept
@@ -280,6 +354,20 @@ class Session:
         """Release the arm."""
         if self.loaded is not None:
             self.loaded.close()
+
+
+def _enough_calls(calls: int, call_s: float, least_s: float) -> int:
+    """``calls``, or more where the lead-in shows that they got faster since calibration and would not fill a window."""
+    if calls * call_s >= least_s:
+        return calls
+    return min(_MOST_LENGTHENING * calls, math.ceil(least_s / max(call_s, 1e-9)))
+
+
+def _one_by_one(call: Callable[[int], object], first: int, calls: int) -> object:
+    kept = None
+    for index in range(first, first + calls):
+        kept = call(index)
+    return kept
 
 
 def relative_error(outputs: Arrays, expected: Arrays) -> float:
@@ -316,7 +404,7 @@ def save_arrays(folder: Path, arrays: Arrays) -> None:
 
 def load_arrays(folder: Path) -> Arrays:
     """Map what :func:`save_arrays` wrote."""
-    return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+    return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
 
 
 def limit_threads(threads: int) -> None:
@@ -345,20 +433,18 @@ def library_versions() -> dict[str, str]:
     return {name: str(version) for name, version in found.items() if version}
 
 
-def one_line(problem: BaseException) -> str:
-    """An exception in one line."""
-    text = " ".join(str(problem).split())
-    return f"{type(problem).__name__}: {text}"[:500] if text else type(problem).__name__
-
-
 def main(argv: list[str]) -> None:
     """Entry of a spawned worker."""
     import socket
 
-    from frugalbench.run.template import die_with_parent
-
-    die_with_parent()
-    serve(socket.socket(fileno=int(argv[0])))
+    family.settle_as_worker()
+    try:
+        serve(socket.socket(fileno=int(argv[0])))
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)  # leaked threads must not hold the exit up
 
 
 if __name__ == "__main__":

@@ -7,5 +7,6 @@ SPECS = {
     "onnx_model": "frugalbench.specs.onnx_model",
     "allreduce": "frugalbench.specs.allreduce",
     "cluster_model": "frugalbench.specs.cluster_model",
+    "selftest": "frugalbench.specs.selftest",
 }
 """Workload name to spec module."""

@@ -36,6 +36,8 @@ DEFAULTS: dict[str, Any] = {
     "d_ff": 1376,
 }
 
+MOST_ROTATION = 1024
+"""Distinct inputs that are made and kept."""
 TOLERANCE = 1e-4
 """fp32 against float64, max abs error over reference rms: six layers stay near 1e-5 in every runtime seen, one
 altered weight of a block exceeds it (tests)."""
@@ -85,6 +87,8 @@ def _checked(settings: Settings) -> dict[str, Any]:
     options["batches"] = sorted(set(options["batches"]))
     for key in ("seq", "rotation", "d_model", "heads", "d_ff"):
         _require(settings, options[key] >= 1, f"'{key}' must be at least 1, not {options[key]}")
+    most = options["rotation"] <= MOST_ROTATION
+    _require(settings, most, f"'rotation' must be at most {MOST_ROTATION}, not {options['rotation']}")
     for key in ("models", "variants", "batches"):
         _require(settings, bool(options[key]), f"'{key}' is empty; leave it out for the default")
     _require(settings, options["batches"][0] >= 1, "'batches' must be at least 1 each")

@@ -27,6 +27,7 @@ from typing import Any
 
 from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError, Skipped
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
+from frugalbench.untrusted import brief
 
 WORKLOAD = "quantized_linear"
 NF4_BLOCK = 64
@@ -249,10 +250,11 @@ def _missing(settings: Settings, fmt: Format, machine: MachineView) -> str | Non
 
 
 def _shape(settings: Settings, text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,7})x([1-9][0-9]{0,7})", text)
     if match is None:
         raise FrugalbenchError(
-            f"{settings.where}: 'shape' must be NxK (outputs x inputs) like '4096x4096', not {text!r}"
+            f"{settings.where}: 'shape' must be NxK (outputs x inputs, at most 8 digits each) like '4096x4096', "
+            f"not {brief(text)}"
         )
     n, k = int(match[1]), int(match[2])
     if n % 32 or k % NF4_BLOCK:

@@ -6,5 +6,7 @@ BUILDERS = {
     "quantized_linear": "frugalbench.workloads.quantized_linear",
     "onnx_model": "frugalbench.workloads.onnx_model",
     "allreduce": "frugalbench.workloads.allreduce",
+    "selftest": "frugalbench.workloads.selftest",
+    "versus": "frugalbench.workloads.versus",
 }
 """Workload name to builder module."""

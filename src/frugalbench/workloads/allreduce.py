@@ -151,7 +151,7 @@ class Ranks:
 
 
 def _start(rank: int, ranks: int, store: Path, seed: int, log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    program = [sys.executable, "-m", "frugalbench.cluster.emulate.rank"]
+    program = [sys.executable, "-P", "-m", "frugalbench.cluster.emulate.rank"]
     words = [str(word) for word in (rank, ranks, store, seed, os.getpid())]
     return subprocess.Popen([*program, *words], stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0)
 

@@ -45,9 +45,11 @@ class Bound:
     """Computes position ``index % rotation``. Timed. Does all the work that a user would wait for."""
     output: Callable[[int], Arrays]
     """Runs the very same computation at ``index`` and returns its results as numpy arrays. Not timed."""
-    rotation: int
+    rotation: int = 1
     """How many distinct inputs (and weights) are cycled through."""
     synchronize: Callable[[], None] = lambda: None
+    batch: Callable[[int, int], object] | None = None
+    """Computes ``(first, calls)`` positions in a loop of its own, where even a Python call per position is too dear."""
     own_definition: Callable[[int], Arrays] | None = None
     """For lossy formats: the float64 answer of what is *stored* (dequantised weights), computed apart.
     The arm is then checked against it with the case's tolerance, and its distance to the unquantised

@@ -98,14 +98,25 @@ def _expected(case: Case) -> Arrays:
     if case.variant == "int8_op_per_s":
         return {"checksum": _number(DOT4 * params["threads"] * params["mac_per_thread"] // 4 % 2**32)}
     base, blocks = _base(params["seed"]), params["buffer_bytes"] // 8 // BLOCK
-    base_sum = sum(int(word) for word in base)
-    checksum = _number(base_sum * blocks**2 % 2**64)  # 1 + 3 + … + (2n - 1) = n²
+    checksum = read_checksum(params["seed"], blocks)
     if case.variant == "read_bytes_per_s":
         return {"checksum": checksum}
+    base_sum = sum(int(word) for word in base)
     sums = np.array([base_sum * (2 * block + 1) % 2**64 for block in range(blocks)], dtype=np.uint64)
     at = _sampled(blocks * BLOCK)
     words = base[at % BLOCK] * (2 * (at // BLOCK) + 1).astype(np.uint64)
     return {"checksum": checksum, "blocks": _halves(sums), "words": _halves(words)}
+
+
+def read_checksum(seed: int, blocks: int) -> np.ndarray:
+    """What :func:`fill`'s first ``blocks`` blocks (1 MiB each) add up to, as two halves, shape (1, 2)."""
+    base_sum = sum(int(word) for word in _base(seed))
+    return checksum_halves(base_sum * blocks**2 % 2**64)  # 1 + 3 + … + (2n - 1) = n²
+
+
+def checksum_halves(value: int) -> np.ndarray:
+    """A 64-bit checksum as two numbers that float64 holds exactly, shape (1, 2)."""
+    return _number(value)
 
 
 def _buffers(case: Case) -> tuple[np.ndarray, ...]:

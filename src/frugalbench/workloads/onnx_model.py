@@ -23,6 +23,7 @@ from frugalbench.workloads.layers.onnx_export import (
     module,
     weights,
 )
+from frugalbench.workloads.onnx_safety import check_model
 
 
 def load(arm: Arm, context: Context) -> "LoadedModel":
@@ -46,6 +47,7 @@ def load(arm: Arm, context: Context) -> "LoadedModel":
     facts: dict[str, Any] = {}
     if runtime.TAKES == "onnx":
         model, artefact, facts = exported(params, context.cache_dir, key)
+        check_model(model)
         made = (artefact,)
     else:
         model = module(params)

@@ -128,7 +128,7 @@ class QuantizedLinear:
         x_CK = np.vstack([self._projected(case, copy) for case in self.arm.cases])
         path = self.context.scratch_dir / f"quantized_linear-{stored.fingerprint()}-{fingerprint(x_CK)}-{copy}.npy"
         if path.exists():
-            y_CN = np.load(path)
+            y_CN = np.load(path, allow_pickle=False)
         else:
             p = self.arm.cases[0].params
             y_CN = multiply(stored, _source(p["seed"], p["n"], p["k"], copy), x_CK)
@@ -175,7 +175,7 @@ def _drawn(scratch: Path, seed: int, n: int, k: int, copy: int) -> np.ndarray:
         partial_file = file.with_suffix(f".{os.getpid()}.npy")
         np.save(partial_file, weights(seed, copy, n, k))
         partial_file.replace(file)
-    return np.asarray(np.load(file))
+    return np.asarray(np.load(file, allow_pickle=False))
 
 
 def _bytes(value: float, source: str) -> Quantity:

@@ -74,7 +74,8 @@ def exported(params: dict[str, Any], cache_dir: Path, key: str) -> tuple[Path, A
 def _export_apart(params: dict[str, Any], path: Path) -> dict[str, Any]:
     """Run this module as a program; raises ``RuntimeError`` with the last thing it said when it fails."""
     job = json.dumps({"params": params, "path": str(path)})
-    done = subprocess.run([sys.executable, "-m", __spec__.name, job], capture_output=True, text=True, check=False)
+    program = [sys.executable, "-P", "-m", __spec__.name, job]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
     facts = recall(path.with_suffix(".json"))
     if done.returncode or facts is None:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

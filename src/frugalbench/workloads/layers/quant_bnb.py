@@ -180,7 +180,7 @@ class BitsAndBytes:
 def _kept(file: Path) -> dict[str, np.ndarray] | None:
     """What :func:`_keep` wrote, or ``None`` when it is missing or damaged."""
     try:
-        with np.load(file) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None

@@ -55,7 +55,7 @@ def token_batches(folder: Path, rotation: int, batch: int, seq: int, seed: int, 
     path = cache_dir / f"tokens-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.npz"
     if not path.exists():
         _write(path, _tokenise(tokenizer, _pick(rotation * batch, batch, seed), seq))
-    with np.load(path) as kept:
+    with np.load(path, allow_pickle=False) as kept:
         stacked = {name: kept[name].reshape(rotation, batch, seq) for name in ("input_ids", "attention_mask")}
     return [{name: values[index] for name, values in stacked.items()} for index in range(rotation)]
 

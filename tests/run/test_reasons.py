@@ -1,0 +1,59 @@
+"""Reasons say what happened and what to do."""
+
+import pytest
+
+from frugalbench.run import reasons
+
+
+def not_found(name):
+    with pytest.raises(ModuleNotFoundError) as caught:
+        __import__(name)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("there_is_none", "pip install there_is_none"),
+        ("openvino.there_is_none", r"pip install (-U )?'frugalbench\[openvino\]'"),
+        (
+            "numpy.there_is_none",
+            "module numpy.there_is_none is missing from the installed numpy .*: pip install -U numpy",
+        ),
+    ],
+)
+def test_a_missing_package_comes_with_its_command(module, command):
+    assert pytest.importorskip("re").search(command + "$", reasons.one_line(not_found(module)))
+
+
+def test_names_of_modules_become_names_of_packages():
+    assert reasons.missing_package("sklearn").endswith("pip install scikit-learn")
+    assert reasons.missing_package("pyarrow").endswith("pip install 'frugalbench[report]'")
+
+
+@pytest.mark.parametrize(
+    ("code", "oom_kills", "said"),
+    [
+        (3, 0, "worker exited with code 3"),
+        (-11, 0, "worker killed by SIGSEGV"),
+        (-9, 1, "worker killed by SIGKILL, the machine ran out of memory (1 GiB held)"),
+        (-9, 0, "worker killed by SIGKILL, by someone else: memory had not run out (1 GiB held)"),
+        (-9, None, "worker killed by SIGKILL, probably out of memory (1 GiB held)"),
+        (-64, 0, "worker killed by SIGRTMAX"),
+        (-50, 0, "worker killed by signal 50"),
+    ],
+)
+def test_an_exit_is_described(code, oom_kills, said):
+    assert reasons.describe_exit(code, oom_kills, "1 GiB held") == said
+
+
+def test_the_last_line_of_a_long_log_is_read_from_its_tail(tmp_path):
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        stream.truncate(2**33)
+        stream.seek(0, 2)
+        stream.write("\nthe end: \x1b[2Jü\n\n".encode())
+    assert reasons.last_line(log) == "the end: �[2Jü"
+    assert reasons.last_line(tmp_path / "none") == ""
+    log.write_bytes(b"x" * 9999)
+    assert reasons.last_line(log) == "x" * 300
