@@ -7,12 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <system_error>
-#include <thread>
 #include <vector>
 
-#if defined(__linux__)
 #include <pthread.h>
+#if defined(__linux__)
 #include <sched.h>
 #endif
 
@@ -338,41 +336,69 @@ const Kernels* kernels(int path) {
     return path == AUTO || path == PORTABLE ? &PORTABLE_SET : nullptr;
 }
 
-// Gives the number-th helper thread a core of its own: left alone, it may wait on its maker's core for a whole
-// scheduler slice while another core idles. Does nothing where there are not enough cores.
-void settle([[maybe_unused]] std::thread& helper, [[maybe_unused]] int number) {
+// The number-th core that this thread may use beside the one that it is on, or -1.
+[[maybe_unused]] int other_core([[maybe_unused]] int number) {
 #if defined(__linux__)
     cpu_set_t allowed;
     const int here = sched_getcpu();
-    if (here < 0 || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    for (int core = 0; core < CPU_SETSIZE; ++core) {
-        if (core == here || !CPU_ISSET(core, &allowed) || --number > 0) continue;
-        cpu_set_t own;
-        CPU_ZERO(&own);
-        CPU_SET(core, &own);
-        pthread_setaffinity_np(helper.native_handle(), sizeof own, &own);
-        return;
-    }
+    if (here < 0 || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return -1;
+    for (int core = 0; core < CPU_SETSIZE; ++core)
+        if (core != here && CPU_ISSET(core, &allowed) && --number == 0) return core;
 #endif
+    return -1;
 }
+
+// A thread that starts on a core of its own: born on its maker's core, it would wait there for a whole scheduler
+// slice, or make its maker wait, while another core idles.
+class Helper {
+public:
+    template <typename Work>
+    bool start(int number, Work* work) {
+        pthread_attr_t attributes;
+        if (pthread_attr_init(&attributes) != 0) return false;
+#if defined(__linux__)
+        if (const int core = other_core(number); core >= 0) {
+            cpu_set_t own;
+            CPU_ZERO(&own);
+            CPU_SET(core, &own);
+            pthread_attr_setaffinity_np(&attributes, sizeof own, &own);
+        }
+#endif
+        started_ = pthread_create(&thread_, &attributes, run<Work>, work) == 0;
+        pthread_attr_destroy(&attributes);
+        return started_;
+    }
+    void join() { if (started_) pthread_join(thread_, nullptr); }
+
+private:
+    template <typename Work>
+    static void* run(void* work) {
+        (*static_cast<Work*>(work))();
+        return nullptr;
+    }
+    pthread_t thread_{};
+    bool started_ = false;
+};
 
 // Runs part(0) .. part(threads - 1), the first on the calling thread, and adds up what they return.
 template <typename Sum, typename Part>
 int spread(int threads, Sum* checksum, Part part) {
     if (threads < 1) return BAD_SIZE;
     std::vector<Sum> sums(static_cast<size_t>(threads), Sum(0));
-    std::vector<std::thread> others;
+    struct Work {
+        Part* part;
+        Sum* sum;
+        int thread;
+        void operator()() { *sum = (*part)(thread); }
+    };
+    std::vector<Work> works;
+    for (int t = 0; t < threads; ++t) works.push_back({&part, &sums[size_t(t)], t});
+    std::vector<Helper> others(size_t(threads) - 1);
     int status = OK;
-    try {
-        for (int t = 1; t < threads; ++t) {
-            others.emplace_back([&, t] { sums[t] = part(t); });
-            settle(others.back(), t);
-        }
-        sums[0] = part(0);
-    } catch (const std::system_error&) {
-        status = NO_THREAD;
-    }
-    for (std::thread& other : others) other.join();
+    for (int t = 1; t < threads && status == OK; ++t)
+        if (!others[size_t(t) - 1].start(t, &works[size_t(t)])) status = NO_THREAD;
+    if (status == OK) works[0]();
+    for (Helper& other : others) other.join();
     *checksum = Sum(0);
     for (Sum sum : sums) *checksum += sum;
     return status;

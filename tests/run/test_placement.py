@@ -6,13 +6,13 @@ import sys
 import threading
 import time
 
-from frugalbench.run.placement import busy_threads, placed, spinning_threads, thread_cpu_ns
+from frugalbench.run.placement import Watch, busy_threads, placed, thread_cpu_ns
 
 
 def test_only_steady_busy_threads_are_placed():
     before = {1: 0, 2: 0, 3: 0}
     assert busy_threads(before, {1: 9_000_000, 2: 8_000_000, 3: 1_000}, 0.01, 2) == (1, 2)
-    assert busy_threads(before, {1: 9_000_000, 2: 1_000, 3: 1_000}, 0.01, 2) == (), "one busy thread needs no place"
+    assert busy_threads(before, {1: 9_000_000, 2: 1_000, 3: 1_000}, 0.01, 2) == (1,)
     assert busy_threads(before, {1: 9_000_000, 2: 9_000_000, 4: 0}, 0.01, 2) == (), "threads that come and go"
     assert busy_threads(before, dict.fromkeys(before, 9_000_000), 0.01, 2) == (), "more threads than cores"
 
@@ -53,3 +53,18 @@ def test_threads_that_never_sleep_are_counted_and_quiet_processes_cost_no_wait()
         sleeper.kill()
     assert sum(waits) < 0.01
     assert spinning_threads(sleeper.pid) == 0, "gone is quiet"
+
+
+def test_a_single_thread_goes_where_the_turn_says():
+    me, usable = threading.get_native_id(), sorted(os.sched_getaffinity(0))
+    seen = []
+    for turn in range(len(usable)):
+        with placed((me,), turn):
+            seen += os.sched_getaffinity(me)
+    assert seen[:4] == usable[:4]
+
+
+def test_children_count_as_threads_that_come_and_go():
+    watch = Watch()
+    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    assert watch.busy(0.05, 2) == ()

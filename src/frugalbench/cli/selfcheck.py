@@ -20,6 +20,8 @@ from frugalbench.schema import Decision, FrugalbenchError
 from frugalbench.specs.selftest import KINDS, WORKLOAD
 
 FULL_S, QUICK_S = 900.0, 120.0
+QUICK_ROUNDS = 5
+"""Fewer, so that two minutes hold enough comparisons to say anything."""
 LIVE_SHARE = 0.35
 """Part of a full self-test that goes to live comparisons."""
 LIVE_LIMIT_S = 30.0
@@ -95,7 +97,10 @@ class SelfCheck:
         return [Bank(kind, run.records, ALPHA) for kind in KINDS]
 
     def _config(self, looks: Sequence[int], budget_s: float, options: dict[str, object]) -> Config:
-        planned = msgspec.structs.replace(self.config.measure, looks=tuple(looks), time_budget_s=budget_s)
+        rounds = QUICK_ROUNDS if self.quick else self.config.measure.rounds
+        planned = msgspec.structs.replace(
+            self.config.measure, looks=tuple(looks), time_budget_s=budget_s, rounds=rounds
+        )
         workload = {**self.config.workloads[0], **options}
         return msgspec.structs.replace(self.config, measure=planned, workloads=(workload,))
 

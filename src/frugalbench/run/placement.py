@@ -1,11 +1,13 @@
 """Threads on cores. A kernel that wakes two busy threads on one core lets them wait for each other for several
 scheduler slices before it moves one, which shows as run delay and doubles the time of short parallel calls. For the
-length of a turn, the threads that do the work are therefore put on a core each; libraries' own choices of how many
+length of a turn, the threads that do the work are therefore put on a core each, a single one on the core that all
+arms of the round share; libraries' own choices of how many
 threads there are stay as they are.
 """
 
 import contextlib
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ from frugalbench import machine
 
 _BUSY_SHARE = 0.2
 """A thread that ran for less than this share of a window is not one of those that do the work."""
+_ROTATION = 4
+"""Cores that single threads rotate over: enough to average a bad one away, few enough to stay near the memory."""
 SPIN_LIMIT_S = 0.6
 """Pools of threads spin on after their work, Intel's OpenMP for 0.2 s by default. Longer than this is no such pool."""
 _SPIN_WINDOW_S = 0.2
@@ -28,13 +32,31 @@ def thread_cpu_ns(pid: int | str = "self") -> dict[int, int]:
     return found
 
 
+def process_cpu_ns() -> int:
+    """CPU time of this process so far, threads that ended and children that were waited for included."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time_ns() + int(1e9 * (children.ru_utime + children.ru_stime))
+
+
+class Watch:
+    """Which threads of this process do the work of a window: made just before it, asked just after."""
+
+    def __init__(self) -> None:
+        self._process_ns, self._threads_ns = process_cpu_ns(), thread_cpu_ns()
+
+    def busy(self, window_s: float, cores: int) -> tuple[int, ...]:
+        """As :func:`busy_threads` says."""
+        process_ns = process_cpu_ns() - self._process_ns
+        return busy_threads(self._threads_ns, thread_cpu_ns(), window_s, cores, process_ns)
+
+
 def busy_threads(
     before: dict[int, int], now: dict[int, int], window_s: float, cores: int, process_ns: int | None = None
 ) -> tuple[int, ...]:
-    """Threads to place: those busy in the window, if there are at least two, at most one per core, and none was new.
+    """Threads to place: those busy in the window, if they are at most one per core and none was new.
 
-    A process whose threads come and go is left alone, because a new thread inherits the core of its maker.
-    ``process_ns``, the CPU time of the whole process in the window, tells of threads that came and went within it.
+    A process whose threads or children come and go is left alone, because they inherit the core of their maker.
+    ``process_ns``, the CPU time of the whole process in the window, tells of those that came and went within it.
     """
     if before.keys() != now.keys():
         return ()
@@ -43,7 +65,7 @@ def busy_threads(
     if process_ns is not None and process_ns - sum(spent_ns.values()) > limit_ns:
         return ()
     busy = [tid for tid, spent in spent_ns.items() if spent > limit_ns]
-    return tuple(sorted(busy)) if 2 <= len(busy) <= cores else ()
+    return tuple(sorted(busy)) if len(busy) <= cores else ()
 
 
 def spinning_threads(pid: int, patience_s: float = SPIN_LIMIT_S, sleep: Callable[[float], None] = time.sleep) -> int:
@@ -62,10 +84,18 @@ def spinning_threads(pid: int, patience_s: float = SPIN_LIMIT_S, sleep: Callable
 
 
 @contextlib.contextmanager
-def placed(threads: tuple[int, ...]) -> Iterator[None]:
-    """Each of ``threads`` on a core of its own; all of them free again afterwards."""
+def placed(threads: tuple[int, ...], turn: int = 0) -> Iterator[None]:
+    """Each of ``threads`` on a core of its own; all of them free again afterwards.
+
+    A single thread goes to a core that ``turn`` chooses among the first few: arms that are given the same number
+    share the core, and with it whatever a neighbour of the virtual machine does to it.
+    """
     usable = os.sched_getaffinity(0)
-    for tid, core in zip(threads, sorted(usable), strict=False):
+    cores = sorted(usable)
+    if len(threads) == 1:
+        cores = cores[:_ROTATION]
+        cores = cores[turn % len(cores) :]
+    for tid, core in zip(threads, cores, strict=False):
         _allow(tid, {core})
     try:
         yield

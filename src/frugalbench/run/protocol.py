@@ -73,6 +73,8 @@ class Turn(msgspec.Struct, frozen=True, tag=True):
     quiet_limit_s: float
     previous_pid: int | None
     energy: bool = False
+    place: int = 0
+    """Equal for all arms of a round: which core a single busy thread is put on."""
     least_s: float = 0.0
     """Calls are added, where they got faster since calibration, to fill this much."""
     fill_s: float = 0.0

@@ -306,7 +306,7 @@ class Replicate:
     def _turn(self, arm: ArmState, item: CaseState, number: int) -> bool:
         declared = arm.loaded is not None and arm.loaded.update_period_s is None
         try:
-            reply = self._take_turn(arm, item, self.setting.measure.sample_s, energy=declared and number == 0)
+            reply = self._take_turn(arm, item, number, self.setting.measure.sample_s, energy=declared and number == 0)
         except (WorkerGone, _Refused) as problem:
             self._gone(arm, str(problem)) if isinstance(problem, WorkerGone) else item.fail(str(problem))
             return False
@@ -326,7 +326,7 @@ class Replicate:
         return reply.void is not None
 
     def _take_turn(
-        self, arm: ArmState, item: CaseState, window_s: float, energy: bool, fill_s: float = 0.0
+        self, arm: ArmState, item: CaseState, number: int, window_s: float, energy: bool, fill_s: float = 0.0
     ) -> protocol.Turned:
         measure = self.setting.measure
         request = protocol.Turn(
@@ -337,6 +337,7 @@ class Replicate:
             previous_pid=self.previous.worker.pid if self.previous and self.previous.worker else None,
             energy=energy,
             fill_s=fill_s,
+            place=number,
             least_s=_LEAST_SHARE * window_s,
         )
         turn_s = measure.quiet_limit_s + measure.lead_in_s + window_s + item.call_s
@@ -421,7 +422,7 @@ class Replicate:
         for last in (False, True):
             self._check_time()
             try:
-                reply = self._take_turn(arm, item, window_s, energy=True, fill_s=window_s)
+                reply = self._take_turn(arm, item, number, window_s, energy=True, fill_s=window_s)
             except WorkerGone as gone:
                 self._gone(arm, str(gone))
                 return

@@ -255,11 +255,9 @@ class Session:
         calls, steady = 0, False
         per_block = 1
         while not steady and (len(blocks) < 2 or time.perf_counter() - started < request.limit_s):
-            process_ns, before = time.process_time_ns(), placement.thread_cpu_ns()
+            watch = placement.Watch()
             block_s = self._run(request.case, bound, per_block)
-            process_ns = time.process_time_ns() - process_ns
-            now = placement.thread_cpu_ns()
-            self.busy[request.case] = placement.busy_threads(before, now, block_s, self.cores, process_ns)
+            self.busy[request.case] = watch.busy(block_s, self.cores)
             calls += per_block
             blocks.append(block_s / per_block)
             if block_s > request.limit_s and (len(blocks) > 1 or block_s > _HOPELESS_CALL_S):
@@ -279,7 +277,7 @@ class Session:
     def turn(self, request: protocol.Turn) -> protocol.Turned:
         """Wait for quiet, run the untimed lead-in, then time."""
         bound = self.bound[request.case]
-        with placement.placed(self.busy.get(request.case, ())):
+        with placement.placed(self.busy.get(request.case, ()), request.place):
             return self._turn(request, bound)
 
     def _turn(self, request: protocol.Turn, bound: Bound) -> protocol.Turned:
@@ -289,11 +287,13 @@ class Session:
         calls = _enough_calls(request.calls, self._lead_in(request, bound), request.least_s)
         gc.disable()
         start_s = time.monotonic() - self.job.start_s
+        watch = placement.Watch()
         window = self._window() if request.energy else None
         self.probe.begin()
         calls, elapsed_s = self._run_filling(request, bound, calls)
         seen = self.probe.end(quiet_wait_s=waited_s, quiet=quiet)
         readings = window.close(calls, origin_s=self.job.start_s) if window is not None else ()
+        self.busy[request.case] = watch.busy(elapsed_s, self.cores)
         gc.enable()
         return protocol.Turned(
             calls=calls,

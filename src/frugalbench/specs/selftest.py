@@ -26,7 +26,7 @@ MEMORY_STEP_MIB = 100
 """A unit is 1 MiB, and 2, 5 and 10% of a multiple of 100 are whole units."""
 
 _TOLERANCE = {"compute-bound": 1e-4, "memory-bound": 1e-12, "dispatch-bound": 1e-12}
-"""fp32 sums of 192 x 200 products; the other two are exact integers."""
+"""fp32 sums of 128 x 100 products; the other two are exact integers."""
 
 
 def expand(settings: Settings, machine: MachineView) -> Expansion:
