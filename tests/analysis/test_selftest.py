@@ -98,24 +98,22 @@ def test_no_false_alarm_in_few_trials_promises_little() -> None:
     st.lists(st.lists(st.floats(0, 0.3), min_size=20, max_size=80), min_size=1, max_size=4),
     st.sampled_from([0.01, 0.05, 0.1]),
 )
-def test_the_floor_leaves_at_most_alpha_of_each_bank_and_is_the_smallest(
+def test_the_floor_leaves_at_most_alpha_of_all_pairs_and_is_the_smallest(
     excesses: list[list[float]], alpha: float
 ) -> None:
-    floor = floor_from(excesses, alpha)
+    floor, every = floor_from(excesses, alpha), [value for bank in excesses for value in bank]
     assert floor >= LEAST_FLOOR
-    for bank in excesses:
-        assert sum(value > math.log1p(floor) + 1e-12 for value in bank) <= alpha * len(bank)
-    if not too_few(sum(map(len, excesses)), alpha) and floor > LEAST_FLOOR:
-        assert any(
-            sum(value > math.log1p(floor) * 0.999 for value in bank) > int(alpha * len(bank)) for bank in excesses
-        )
+    assert sum(value > math.log1p(floor) + 1e-12 for value in every) <= alpha * len(every)
+    if not too_few(len(every), alpha) and floor > LEAST_FLOOR:
+        assert sum(value > math.log1p(floor) * 0.999 for value in every) > int(alpha * len(every))
 
 
-def test_the_worst_bank_sets_the_floor() -> None:
+def test_banks_share_one_floor() -> None:
     calm, wild = [0.0] * 40, [0.0] * 36 + [0.02, 0.03, 0.04, 0.05]
     assert floor_from([calm], 0.05) == LEAST_FLOOR
-    assert floor_from([wild], 0.05) == pytest.approx(math.expm1(0.03)) == floor_from([calm, wild], 0.05)
-    assert floor_from([wild, []], 0.05) == floor_from([wild], 0.05)
+    assert floor_from([wild], 0.05) == pytest.approx(math.expm1(0.03)) == floor_from([wild, []], 0.05)
+    assert floor_from([calm, wild], 0.05) == LEAST_FLOOR, "4 of 80"
+    assert floor_from([calm, wild, [0.01]], 0.05) == pytest.approx(math.expm1(0.01)), "5 of 81"
 
 
 @pytest.mark.parametrize("excesses", [[], [[]], [[0.0] * 6, [0.0] * 6, [0.0] * 7]])
@@ -137,7 +135,7 @@ def honest() -> Kind:
 
 def test_identical_arms_are_called_different_at_the_rate_of_alpha(honest: Kind) -> None:
     found = honest.unwidened_false_verdict_rate
-    assert found.of == honest.comparisons == 300 and honest.replicates == 900
+    assert found.of == honest.comparisons == 300 and honest.replicates == 150 * BLOCK
     assert found.low is not None and found.high is not None and found.low <= 0.05 <= found.high
     undecided = honest.undecided_rate
     assert undecided.count + honest.false_verdict_rate.count == undecided.of == 300
@@ -149,11 +147,11 @@ def test_intervals_hold_the_truth_at_their_confidence(honest: Kind) -> None:
 
 
 def test_the_pilot_prevents_what_reuse_does(honest: Kind) -> None:
-    """The best of three identical arms chosen on the data that judge it is called different too often."""
+    """The best of three identical arms, chosen in a pilot, is called different no oftener than alpha allows."""
     pilot, reused = honest.champion_false_verdict_rate, honest.champion_reused_rate
-    assert pilot.of == 900 // (BLOCK + 1) and reused.of == 150
+    assert pilot.of == 150 * BLOCK // (BLOCK + 1) and reused.of == 150
     assert pilot.rate is not None and reused.rate is not None
-    assert 0 < pilot.rate <= 0.1 < reused.rate + 0.03 and pilot.rate < reused.rate
+    assert pilot.rate <= 0.1 and pilot.rate <= reused.rate + 0.02
 
 
 def test_known_slowdowns_are_found(honest: Kind) -> None:
@@ -167,10 +165,10 @@ def test_known_slowdowns_are_found(honest: Kind) -> None:
 
 
 def test_the_smallest_effect_agrees_with_what_was_found(honest: Kind) -> None:
-    """1% in each arm is 1.4% in the ratio, and 2.04% is found 4 times in 5 from six replicates (noncentral t)."""
+    """1% in each arm is 1.4% in the ratio, and 3.0% is found 4 times in 5 from four replicates (noncentral t)."""
     assert honest.spread == pytest.approx(0.01 * math.sqrt(2), rel=0.1)
     assert honest.smallest_detectable_effect is not None and honest.smallest_detectable_effect_at_most is not None
-    assert 0.018 < honest.smallest_detectable_effect < 0.023
+    assert 0.026 < honest.smallest_detectable_effect < 0.035
     assert honest.smallest_detectable_effect_at_most < honest.smallest_detectable_effect / 1.5
 
 
@@ -238,7 +236,7 @@ def test_a_short_bank_knows_little_and_says_so(replicates: int) -> None:
     assert (found.smallest_detectable_effect_at_most is None) is (replicates < 2)
     assert (found.coverage.rate is None) is (replicates < BLOCK)
     assert (found.pair_replicate_s is None) is (replicates < 2)
-    assert (found.median_time_to_verdict_s is None) is (replicates < BLOCK)
+    assert (found.median_time_to_verdict_s is None) is (replicates < LOOKS[0])
     whole = self_test(found)
     assert json.loads(json.dumps(document(whole)))
     if replicates < 2:
@@ -293,9 +291,9 @@ def test_a_bank_whose_work_failed_is_empty() -> None:
 def test_a_bank_without_slowed_or_without_twins() -> None:
     only = [r for r in records(12) if r.case.variant in ("same", "same-2")]
     found = judged(only)
-    assert found.detection == () and found.comparisons == 2 and found.median_time_to_verdict_s is None
+    assert found.detection == () and found.comparisons == 12 // BLOCK and found.median_time_to_verdict_s is None
     lonely = judged([r for r in records(12) if r.case.variant in ("same", "plus-5")])
-    assert lonely.comparisons == 0 and lonely.champion_reused_rate.of == 0 and lonely.coverage.of == 2
+    assert lonely.comparisons == 0 and lonely.champion_reused_rate.of == 0 and lonely.coverage.of == 12 // BLOCK
 
 
 # What is said of it

@@ -67,7 +67,7 @@ def test_machine_and_sentence_come_first_and_the_floor_with_its_reason() -> None
         ("intervals that hold the truth", "95 of 100"),
         ("2% more work found", "11 of 20"),
         ("10% more work found", "20 of 20"),
-        ("found in 4 of 5, 6 fresh starts", "2.3%"),
+        ("found in 4 of 5, 4 fresh starts", "2.3%"),
         ("… up to 24 fresh starts", "1.1%"),
         ("median time to a verdict", "8.2 s"),
         ("one fresh start of two arms", "1.2 s"),
@@ -83,7 +83,7 @@ def test_each_figure_stands_in_its_row(label: str, shown: str) -> None:
 
 def test_what_is_not_known_is_a_dash_never_a_zero() -> None:
     text = selftest_terminal(replace(FOUND, idle=(NOTHING,)))
-    for label in ("called different", "intervals that hold the truth", "found in 4 of 5, 6 fresh starts",
+    for label in ("called different", "intervals that hold the truth", "found in 4 of 5, 4 fresh starts",
                   "… up to 24 fresh starts", "median time to a verdict", "one fresh start of two arms",
                   "between turns"):  # fmt: skip
         assert row(text, label) == "-", label

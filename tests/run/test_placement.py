@@ -1,12 +1,13 @@
 """Busy threads get a core each for a turn, and only for a turn."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
 
-from frugalbench.run.placement import Watch, busy_threads, placed, thread_cpu_ns
+from frugalbench.run.placement import Watch, busy_threads, placed, spinning_threads, thread_cpu_ns
 
 
 def test_only_steady_busy_threads_are_placed():
@@ -42,15 +43,24 @@ def test_placement_ends_with_the_turn():
     assert os.sched_getaffinity(me) == usable
 
 
+@contextlib.contextmanager
+def killed(*command):
+    """A process that ends with the block, also when an assertion fails in it."""
+    with subprocess.Popen(command) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_threads_that_never_sleep_are_counted_and_quiet_processes_cost_no_wait():
     waits = []
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinner:
-        assert spinning_threads(spinner.pid, patience_s=0.05) == 1
-        spinner.kill()
-    with subprocess.Popen(["sleep", "600"]) as sleeper:
+    with killed(sys.executable, "-c", "while True: pass") as spinner:
+        tries = (spinning_threads(spinner.pid, patience_s=0.05) for _ in range(20))
+        assert next(filter(None, tries), 0) == 1, "it may sleep while it starts"
+    with killed("sleep", "600") as sleeper:
         time.sleep(0.1)
         assert spinning_threads(sleeper.pid, sleep=waits.append) == 0
-        sleeper.kill()
     assert sum(waits) < 0.01
     assert spinning_threads(sleeper.pid) == 0, "gone is quiet"
 

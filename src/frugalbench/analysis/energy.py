@@ -87,7 +87,11 @@ def energy(records: list[Record], cost: Cost | None) -> dict[str, Any]:
                 poisoned += 1
         per_replicate += [median(rates)] if rates else []
     low, high = _modelled_interval(modelled, token)
+    joules = gross_and_net(records, cost)
     return {
+        "token_per_net_joule": joules.token_per_net_j,
+        "idle_w": joules.idle_w,
+        "disagreement": joules.note,
         "token_per_joule": median(per_replicate) if per_replicate and token else None,
         "energy_scope": " + ".join(sorted(scopes)),
         "poisoned_windows": poisoned,

@@ -72,6 +72,11 @@ class Row(Frozen, frozen=True, kw_only=True):
     token_per_joule_low: float | None = None
     """From modelled readings: all at their upper bound of joules."""
     token_per_joule_high: float | None = None
+    token_per_net_joule: float | None = None
+    """The same above the idle baseline, taken with all arms loaded and none computing."""
+    idle_w: float | None = None
+    disagreement: str = ""
+    """Why a window's tier was capped: two methods that read the same energy differ."""
     pss_bytes: float | None = None
     load_s: float | None = None
     build_s: float | None = None

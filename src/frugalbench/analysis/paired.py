@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from frugalbench.analysis import statistics
+from frugalbench.analysis.energy import why_no_joules
 from frugalbench.analysis.judge import Evidence, decide_outcome, judge, not_tested
 from frugalbench.analysis.statistics import Interval
 from frugalbench.schema import Case, Claim, Outcome, PairedRatio, Record, Status, Tier, Verdict
@@ -96,12 +97,18 @@ def _why_absent(names: Sequence[str], group: Group, what: str) -> str:
 
 def _has_joules(group: Group) -> bool:
     return any(
-        reading.tier is Tier.MEASURED for rows in group.counted.values() for row in rows for reading in row.readings
+        reading.tier is Tier.MEASURED and reading.round is not None
+        for rows in group.counted.values()
+        for row in rows
+        for reading in row.readings
     )
 
 
 def _no_joules(group: Group) -> str:
-    modelled = any(row.readings for rows in group.counted.values() for row in rows)
+    rows = [row for found in group.counted.values() for row in found]
+    if (why := why_no_joules(rows)) is not None:
+        return why
+    modelled = any(row.readings for row in rows)
     shown = "; the report shows a modelled interval, which decides nothing" if modelled else ""
     return f"no energy counter can be read on this machine, so measured joules are missing{shown}"
 
@@ -220,7 +227,7 @@ def _extra(claim: Claim, group: Group, name: str, intervals: Mapping[str, Interv
     if any(row.status is Status.CAPPED for row in group.counted[name]):
         notes.append("capped: one round a replicate")
     if any(row.steady_load for row in group.counted[name]):
-        notes.append("steady foreign load: no round set aside")
+        notes.append("steady load: no round set aside")
     if _against(claim, intervals[strongest]) is Outcome.SUPPORTED and (rest := _unbeaten(claim, intervals)):
         notes.append(f"not settled against {', '.join(rest)}")
     others = [f"{item.ratio:.3g} over {base}" for base, item in intervals.items() if base != strongest]

@@ -107,15 +107,13 @@ def too_few(comparisons: int, alpha: float) -> bool:
 
 
 def floor_from(excesses: Sequence[Sequence[float]], alpha: float) -> float:
-    """Smallest floor at which at most ``alpha`` of the identical pairs of each bank are called different.
+    """Smallest floor at which at most ``alpha`` of the identical pairs of all banks are called different.
 
-    At least the default of a machine that was never self-tested when all banks together hold too few pairs.
+    At least the default of a machine that was never self-tested when they are too few.
     """
-    worst = math.log1p(DEFAULT_FLOOR) if too_few(sum(map(len, excesses)), alpha) else 0.0
-    for excess in excesses:
-        allowed = int(alpha * len(excess))
-        worst = max([worst, *sorted(excess, reverse=True)[allowed : allowed + 1]])
-    return max(LEAST_FLOOR, math.expm1(worst))
+    every = sorted((item for excess in excesses for item in excess), reverse=True)
+    worst = max(every[int(alpha * len(every)) :], default=0.0)
+    return max(DEFAULT_FLOOR if too_few(len(every), alpha) else LEAST_FLOOR, math.expm1(worst))
 
 
 class Bank:

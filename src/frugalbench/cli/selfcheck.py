@@ -1,5 +1,6 @@
 """The self-test from end to end: banks idle and beside a busy core, the floor that they ask for, live comparisons."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ import msgspec
 from frugalbench.analysis.duel import answers, faster, question
 from frugalbench.analysis.judge import evidence_of
 from frugalbench.analysis.load import Run
-from frugalbench.analysis.selftest import Bank, Kind, Live, SelfTest, document, floor_from, sentence, study
+from frugalbench.analysis.selftest import Bank, Kind, Live, SelfTest, document, effect_in, floor_from, sentence, study
 from frugalbench.cli.session import decide_by_claims, measure, self_test_file
 from frugalbench.config import Config, load_config
 from frugalbench.machine import Machine
@@ -24,12 +25,13 @@ QUICK_ROUNDS = 5
 """Fewer, so that two minutes hold enough comparisons to say anything."""
 LIVE_SHARE = 0.35
 """Part of a full self-test that goes to live comparisons."""
-LIVE_LIMIT_S = 30.0
+LIVE_LIMIT_S = 15.0
+"""Some twenty of them then fit."""
 ALPHA = 0.05
 BANK_LOOKS = tuple(range(4, 8001, 4))
 """A bank is never decided; it ends with its time."""
 LIVE_IDLE = (0.0, 0.0, None, None, 5.0)
-"""Percent of extra work per kind; ``None``: the smallest detectable effect that the bank found, in whole percent."""
+"""Percent of extra work per kind; ``None``: what the bank says is found in that time, rounded up to whole percent."""
 LIVE_LOADED = (0.0, 20.0)
 
 
@@ -116,7 +118,8 @@ class SelfCheck:
     def _one(self, condition: str, kind: Kind, percent: float | None, floor: float, end_s: float) -> Live | None:
         """One comparison with fresh records; ``None`` when there is no time left for it."""
         if percent is None:
-            percent = -(-100 * (kind.smallest_detectable_effect_at_most or 0.05) // 1)
+            found = effect_in(kind, LIVE_LIMIT_S, ALPHA, floor, self.looks)
+            percent = float(math.ceil(100 * found[0])) if found else 5.0
         extra = [percent] if percent else []
         options: dict[str, object] = {"kinds": [kind.kind], "identical": 2 - len(extra), "extra": extra}
         left_s = min(LIVE_LIMIT_S, end_s - time.monotonic())

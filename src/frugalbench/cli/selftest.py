@@ -34,4 +34,4 @@ def main(arguments: argparse.Namespace) -> int:
         print(selftest_terminal(found), end="")
         kept = f"Kept in {self_test_file(machine.fingerprint, device)}" if found.enough else "Too little to be kept."
         print(f"{kept}\nRecords: {found.runs}")
-    return 0
+    return 1 if any(kind.problem for kind in (*found.idle, *found.loaded)) else 0

@@ -40,6 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.out:
             print(f"Run directory: {run.path}")
     if run.manifest.state == "interrupted":
+        print("frugalbench: interrupted; this is what was measured so far", file=sys.stderr)
         return 130
     slow = {} if arguments.fail_above is None else versus.slower_by(found.pairs, arms[0])
     worse = {name: percent for name, percent in slow.items() if percent > arguments.fail_above}

@@ -163,6 +163,11 @@ def _measured_energy(row: Row) -> Cell:
     return Cell(significant(row.token_per_joule), hint=f"measured: {row.energy_scope}{poisoned}")
 
 
+def _net_energy(row: Row) -> Cell:
+    idle = "" if row.idle_w is None else f"above {row.idle_w:.3g} W with all arms loaded and none computing"
+    return Cell(significant(row.token_per_net_joule), hint=idle)
+
+
 def _case_tier(row: Row) -> Cell:
     return Cell(tier_text(row.tier), mark=tier_text(row.tier), hint=row.source)
 
@@ -186,6 +191,7 @@ CASE_COLUMNS: dict[str, Show] = {
     "MBU": _number("mbu", share),
     "token/MFLOP": _number("token_per_flop", lambda v: significant(v * 1e6) if v else DASH),
     "token/J": _measured_energy,
+    "token/J net": _net_energy,
     "token/J modelled": _modelled_energy,
     "weights": _number("weight_bytes", byte_size),
     "error": _number("verification_error", lambda v: DASH if v is None else f"{v:.1e}"),
@@ -238,6 +244,7 @@ def _case_notes(workload: str, rows: Sequence[Row]) -> Iterable[str]:
         yield "a share above 100% means that data came from a cache, or that the measured peak is too low"
     if any(r.token_per_s for r in rows) and not any(r.token_per_joule for r in rows):
         yield "no measured joules: token/J is missing, not zero"
+    yield from dict.fromkeys(f"{r.case}: two energy methods disagree: {r.disagreement}" for r in rows if r.disagreement)
 
 
 def facts_table(rows: Sequence[Row]) -> Table:

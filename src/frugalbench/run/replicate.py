@@ -32,6 +32,8 @@ _LEAST_SHARE = 0.8
 """Share of the wanted window that a turn fills at least."""
 _GROWTH_BYTES = 32 * 2**20
 """Between turns a worker's memory is looked at closely only when it has grown by this much and by a twentieth."""
+_GROWTH_LOOK_S = 0.25
+"""Looks of that kind are at least so far apart: on many short turns they would add up."""
 _MOST_SUSPICIONS = 4
 """So often may a worker be waited for that was not quiet for the next turn and fell quiet a little later."""
 
@@ -84,14 +86,16 @@ class ArmState:
     """The worker and its children, when last looked at closely."""
     rss_bytes: float = 0.0
     held_bytes: float = 0.0
+    looked_s: float = -math.inf
     suspicions: int = 0
 
-    def look(self) -> None:
-        """See closely what the worker and its children hold."""
+    def look(self, own_pss_bytes: float | None = None) -> None:
+        """See closely what the worker and its children hold; one without children may tell by itself."""
         assert self.worker is not None
         self.pids = tuple(memory.tree(self.worker.pid))
         self.rss_bytes = memory.rss_bytes(self.pids)
-        self.held_bytes = memory.pss_bytes(self.pids)
+        alone = own_pss_bytes is not None and len(self.pids) == 1
+        self.held_bytes = own_pss_bytes if alone and own_pss_bytes else memory.pss_bytes(self.pids)
 
     def has_grown(self) -> bool:
         """Whether a close look is due; costs microseconds."""
@@ -190,7 +194,7 @@ class Replicate:
         except _Refused as refused:
             state.fail(str(refused))
             return
-        self._look(state)
+        self._look(state, state.loaded.pss_bytes)
         if state.worker is None:
             return
         self._check_cases(state)
@@ -468,14 +472,17 @@ class Replicate:
         return self._over_memory()
 
     def _check_growth(self, state: ArmState) -> None:
-        """Between turns: the memory of a worker that has just computed."""
-        if state.worker is not None and state.has_grown():
+        """Between turns, now and then: the memory of a worker that has just computed."""
+        if state.worker is None or self.setting.clock() < state.looked_s + _GROWTH_LOOK_S:
+            return
+        state.looked_s = self.setting.clock()
+        if state.has_grown():
             self._look(state)
 
-    def _look(self, state: ArmState) -> None:
+    def _look(self, state: ArmState, own_pss_bytes: float | None = None) -> None:
         """See closely what a worker holds, and kill it when that is too much for it or for all together."""
         assert state.worker is not None
-        state.look()
+        state.look(own_pss_bytes)
         if over := state.worker.over_limit(state.held_bytes) or self._over_memory():
             self._kill(state, over)
 
