@@ -29,6 +29,8 @@ _QUIET_LIBRARIES = {
 _EXIT_WAIT_S = 10.0
 _PARTING_S = 2.0
 _LOOK_S = 0.5
+_READ_BYTES = 2**16
+"""At once; a buffer of a mebibyte costs more to map than most answers to read."""
 _FORK_LIMIT_S = 60.0
 _LOG_LIMIT_BYTES = 2**26
 """Whoever prints more than this is stuck in a loop, and is filling the disk."""
@@ -105,7 +107,7 @@ class Worker:
 
     def _read(self) -> bytes:
         try:
-            part = self._channel.recv(1 << 20)
+            part = self._channel.recv(_READ_BYTES)
         except ConnectionError:
             part = b""
         if not part:
