@@ -146,7 +146,7 @@ def test_intervals_hold_the_truth_at_their_confidence(honest: Kind) -> None:
     assert found.of == 2 * 150 + 3 * 150 and found.rate == pytest.approx(0.95, abs=0.025)
 
 
-def test_the_pilot_prevents_what_reuse_does(honest: Kind) -> None:
+def test_a_champion_from_a_pilot_pays_nothing(honest: Kind) -> None:
     """The best of three identical arms, chosen in a pilot, is called different no oftener than alpha allows."""
     pilot, reused = honest.champion_false_verdict_rate, honest.champion_reused_rate
     assert pilot.of == 150 * BLOCK // (BLOCK + 1) and reused.of == 150

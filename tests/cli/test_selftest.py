@@ -131,13 +131,22 @@ def test_the_result_is_kept_and_used_afterwards(call, made) -> None:
     machine = Machine.detect().fingerprint
     assert "Never self-tested (`frugalbench selftest`)" in call("doctor").out
     assert session.floor_of(machine) == 0.03
-    found = call("selftest", "--quick", "--json").json
+    found = call("selftest", "--json").json
     text = call("doctor").out
-    assert found["sentence"] in text and ", quick" in text and "Never self-tested" not in text
+    assert found["sentence"] in text and ", quick" not in text and "Never self-tested" not in text
     assert session.floor_of(machine) == found["aa_floor"] < 0.03
     kept = session.self_test_file(machine, "cpu")
     assert json.loads(kept.read_text()) == found and not list(kept.parent.glob("*.partial"))
     assert found["sentence"] in call("doctor", "--json").json["self_test"]
+
+
+def test_quick_is_kept_and_shown_but_narrows_nothing(call, made) -> None:
+    made()
+    found = call("selftest", "--quick", "--json").json
+    text = call("doctor").out
+    assert found["enough"] and found["sentence"] in text and ", quick" in text
+    assert session.floor_of(Machine.detect().fingerprint) == found["aa_floor"] == 0.03
+    assert "only the full self-test" in " ".join(call("selftest", "--quick", "--out", "text").out.split())
 
 
 def test_text_says_where_things_are(call, made) -> None:

@@ -12,6 +12,7 @@ from frugalbench.analysis.duel import answers, faster, question
 from frugalbench.analysis.judge import evidence_of
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.selftest import Bank, Kind, Live, SelfTest, document, effect_in, floor_from, sentence, study
+from frugalbench.analysis.statistics import DEFAULT_FLOOR
 from frugalbench.cli.session import decide_by_claims, measure, self_test_file
 from frugalbench.config import Config, load_config
 from frugalbench.machine import Machine
@@ -61,6 +62,8 @@ class SelfCheck:
         begin = time.monotonic()
         idle, loaded = self._idle_and_loaded()
         floor = floor_from([bank.excess() for bank in (*idle, *loaded)], ALPHA)
+        if self.quick:  # some twenty comparisons without a false verdict would still fit a rate of one in seven
+            floor = max(floor, DEFAULT_FLOOR)
         calm, busy = (tuple(study(bank, floor, self.looks) for bank in banks) for banks in (idle, loaded))
         live = () if self.quick else self._live(calm, floor, begin + self.budget_s)
         found = SelfTest(

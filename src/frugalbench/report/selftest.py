@@ -1,14 +1,17 @@
 """The self-test as text for a terminal of 80 columns."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from frugalbench.analysis.selftest import Kind, Live, Rate, SelfTest
+
+WIDTH = 80
 
 
 def selftest_terminal(found: SelfTest) -> str:
     """Everything that a reader needs to bet on a ratio from this machine."""
-    lines = [found.machine, found.sentence]
-    lines.append(f"Intervals of later runs here are widened by {found.aa_floor:.2%}{_why_so_wide(found)}")
+    widened = f"Intervals of later runs here are widened by {found.aa_floor:.2%}{_why_so_wide(found)}"
+    lines = [found.machine, *fill(found.sentence, WIDTH).splitlines(), *fill(widened, WIDTH).splitlines()]
     for name, kinds in (("idle", found.idle), ("beside a busy core", found.loaded)):
         if kinds:
             lines += ["", *_bank(name, kinds), *(f"{kind.kind}: {kind.problem}" for kind in kinds if kind.problem)]
@@ -23,6 +26,8 @@ def _why_so_wide(found: SelfTest) -> str:
     comparisons = sum(kind.comparisons for kind in (*found.idle, *found.loaded))
     if not found.enough:
         return f", no less than anywhere else: {comparisons} comparisons of identical arms are too few to go lower."
+    if found.quick:
+        return ", no less than anywhere else: only the full self-test holds enough comparisons to go lower."
     return f": with that, at most {found.alpha:.0%} of identical arms were called different."
 
 

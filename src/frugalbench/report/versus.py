@@ -1,15 +1,18 @@
 """The answer of ``versus`` as text for a terminal."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from frugalbench.analysis.versus import Pair, Result, number
 from frugalbench.units import seconds
+
+WIDTH = 80
 
 
 def versus_terminal(found: Result) -> str:
     """The sentence first, then the arms, then what a reader must know to trust it."""
     lines = [found.sentence, ""]
-    width = min(40, max(8, *(len(item.arm) for item in found.arms)))
+    width = min(WIDTH - 46, max(8, *(len(item.arm) for item in found.arms)))
     lines.append(f"{'arm':{width}}{'per call':>12}{'fresh starts':>14}{'samples':>9}{'calls':>11}")
     lines.append("─" * (width + 46))
     for item in found.arms:
@@ -21,7 +24,7 @@ def versus_terminal(found: Result) -> str:
         lines += ["", *_table("speed", found.pairs, width)]
     if found.energy:
         lines += ["", *_table("calls per joule", found.energy, width)]
-    lines += ["", _trust(found)]
+    lines += ["", fill(_trust(found), WIDTH)]
     return "\n".join(lines) + "\n"
 
 

@@ -232,7 +232,7 @@ class Session:
         case: Any, bound: Bound, worst: float, distance: float | None, lossy: bool, checked: int
     ) -> protocol.Verified:
         tolerance, limit = case.tolerance, case.params.get("format_tolerance")
-        against = "the float64 answer of the stored format" if lossy else "the float64 reference"
+        against = "the float64 answer of the stored format" if lossy else bound.against
         what = f"{checked} of {bound.rotation} positions against {against}"
         passed = checked > 0 and worst <= tolerance
         facts = {}

@@ -50,6 +50,8 @@ class Bound:
     synchronize: Callable[[], None] = lambda: None
     batch: Callable[[int, int], object] | None = None
     """Computes ``(first, calls)`` positions in a loop of its own, where even a Python call per position is too dear."""
+    against: str = "the float64 reference"
+    """What the reference is, where it is no independent answer."""
     own_definition: Callable[[int], Arrays] | None = None
     """For lossy formats: the float64 answer of what is *stored* (dequantised weights), computed apart.
     The arm is then checked against it with the case's tolerance, and its distance to the unquantised

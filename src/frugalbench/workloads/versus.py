@@ -18,6 +18,8 @@ import numpy as np
 from frugalbench.schema import Arm, Case
 from frugalbench.workloads.base import Arrays, Bound, Context
 
+_FIRST = "the answer of the first arm"
+
 
 class CallableArm:
     """A function of the user's, called over and over in this process."""
@@ -34,8 +36,11 @@ class CallableArm:
     def bind(self, _case: Case) -> Bound:
         """The callable; its answer is looked at only with ``--check``."""
         return Bound(
-            call=lambda _index: self._call(), output=lambda _index: _arrays(self._call()), batch=self._batch,
-        )  # fmt: skip
+            call=lambda _index: self._call(),
+            output=lambda _index: _arrays(self._call()),
+            batch=self._batch,
+            against=_FIRST,
+        )
 
     def close(self) -> None:
         """Nothing of ours to release."""
@@ -123,7 +128,9 @@ class CommandArm:
     def bind(self, _case: Case) -> Bound:
         """The command; ``output`` is its exit code."""
         return Bound(
-            call=lambda _index: self._run(), output=lambda _index: {"exit code": np.array([float(self._run())])}
+            call=lambda _index: self._run(),
+            output=lambda _index: {"exit code": np.array([float(self._run())])},
+            against=_FIRST,
         )
 
     def _run(self) -> int:
