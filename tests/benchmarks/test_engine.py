@@ -100,6 +100,7 @@ def test_every_record_is_one_write_and_one_fsync(tmp_path, monkeypatch):
     assert len(calls) == len(result.records) == 4
 
 
+@pytest.mark.goal
 def test_the_parent_uses_at_most_2_percent_of_the_wall_time(tmp_path):
     """Turns of 20 ms, as in a real run: the workers are busy throughout, the parent sleeps in poll."""
     arms = (make_arm("a", work_s=0.02), make_arm("b", work_s=0.02))
@@ -110,6 +111,7 @@ def test_the_parent_uses_at_most_2_percent_of_the_wall_time(tmp_path):
     assert cpu_s <= 0.02 * wall_s
 
 
+@pytest.mark.goal
 def test_a_template_pays_for_itself(tmp_path):
     """A forked worker starts faster than one that imports everything again: paired, turn by turn."""
     pool = transport.Pool(tmp_path, 30.0)
