@@ -145,7 +145,7 @@ PLUGIN = Path(__file__).parent / "fixtures" / "plugin" / "doubling.toml"
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ("name = 'moe_ffn'\nprefill_tokens = 1000000000000", "operations a call"),
+        ("name = 'moe_ffn'\nprefill_tokens = [1000000000000]", "operations a call"),
         ("name = 'moe_ffn'\nstream_bytes = 1099511627776", "would hold"),
         ("name = 'moe_ffn'\nstream_bytes = 1000000000000000", "beyond any machine"),
         ("name = 'moe_ffn'\nvariants = ['moe-sorted', 'moe-sorted']", "there twice"),

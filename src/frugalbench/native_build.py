@@ -21,7 +21,8 @@ from frugalbench.paths import cache_dir, shipped
 from frugalbench.schema import FrugalbenchError
 
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread")
-"""No ``-march=native``: a kernel chooses its instruction set when it runs, so a shared home directory is safe."""
+"""No ``-march=native``: a kernel chooses its instruction set when it runs, or is built once for each that it knows
+(``extra`` of :func:`build`), so a shared home directory is safe."""
 
 COMPILERS = ("c++", "g++", "clang++")
 BUILD_LIMIT_S = 120.0
@@ -55,8 +56,8 @@ def compiler_version(compiler: tuple[str, ...]) -> str:
     return (done.stdout.splitlines() or ["unknown"])[0]
 
 
-def build(name: str) -> Built:
-    """The shared object of ``kernels/<name>``, built if the cache lacks it.
+def build(name: str, extra: tuple[str, ...] = ()) -> Built:
+    """The shared object of ``kernels/<name>`` with ``extra`` flags, built if the cache lacks it.
 
     Raises :class:`FrugalbenchError` when there is no source, no compiler, no writable cache, or the build fails.
     """
@@ -64,12 +65,12 @@ def build(name: str) -> Built:
     if not source.is_file():
         raise FrugalbenchError(f"native kernel source {source} is missing; install frugalbench again")
     compiler = _require_compiler()
-    target = cache_dir() / "kernels" / f"{_key(source, compiler)}.so"
+    target = cache_dir() / "kernels" / f"{_key(source, compiler, extra)}.so"
     cached = target.exists()
     if not cached:
         with _locked(target.with_suffix(".lock")):
             if not target.exists():
-                _compile(compiler, source, target)
+                _compile((*compiler, *FLAGS, *extra), source, target)
     return Built(target, float(target.with_suffix(".seconds").read_text()), cached)
 
 
@@ -81,8 +82,8 @@ def _require_compiler() -> tuple[str, ...]:
     raise FrugalbenchError(f"no C++ compiler: {missing}; install one (Debian: apt install g++) or set CXX")
 
 
-def _key(source: Path, compiler: tuple[str, ...]) -> str:
-    parts = (source.read_bytes(), " ".join(FLAGS).encode(), " ".join(compiler).encode())
+def _key(source: Path, compiler: tuple[str, ...], extra: tuple[str, ...]) -> str:
+    parts = (source.read_bytes(), " ".join((*FLAGS, *extra)).encode(), " ".join(compiler).encode())
     digest = hashlib.sha256(b"\0".join(parts) + b"\0" + compiler_version(compiler).encode())
     return f"{source.stem}-{digest.hexdigest()[:20]}"
 
@@ -100,10 +101,10 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(compiler: tuple[str, ...], source: Path, target: Path) -> None:
+def _compile(compile_command: tuple[str, ...], source: Path, target: Path) -> None:
     temporary = target.with_suffix(f".{os.getpid()}.tmp")
     started_s = time.perf_counter()
-    command = [*compiler, *FLAGS, "-o", str(temporary), str(source)]
+    command = [*compile_command, "-o", str(temporary), str(source)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S)
         if done.returncode != 0:

@@ -394,13 +394,23 @@ class Modelled(Frozen, frozen=True, kw_only=True, tag="modelled", tag_field="kin
     fact: str = "ratio"
 
 
+class EqualLoss(Frozen, frozen=True, kw_only=True, tag="equal_loss", tag_field="kind", forbid_unknown_fields=True):
+    """What a candidate spends to reach a loss, over what the baseline spends to reach the same; from curves."""
+
+    workload: str
+    baseline: str
+    candidates: tuple[str, ...]
+    axis: str = "flop"
+    """Key of the curve's points that is compared."""
+
+
 class NotTested(Frozen, frozen=True, kw_only=True, tag="not_tested", tag_field="kind", forbid_unknown_fields=True):
     """No workload tests the claim yet."""
 
     reason: str
 
 
-Rule = PairedRatio | ExactRatio | Coverage | Modelled | NotTested
+Rule = PairedRatio | ExactRatio | Coverage | Modelled | EqualLoss | NotTested
 
 
 class Claim(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):

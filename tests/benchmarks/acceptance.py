@@ -1,6 +1,6 @@
 """Many comparisons of identical and slowed arms under one condition: the figures that this harness is accepted by.
 
-``python tests/benchmarks/acceptance.py --kind memory-bound --loaded --seconds 600 --out DIR`` measures a bank of three
+``python tests/benchmarks/acceptance.py --kind memory-bound --loaded --seconds 600 --out DIR`` measures a bank of four
 identical pairs and arms with 2 and 5% more work, cuts it into disjoint blocks of four replicates (identical arms) and
 of up to 24 (slowed ones, at most 60 s each), replays each through the stopping rule, and prints a line per question.
 """
@@ -25,6 +25,9 @@ from frugalbench.schema import Decision
 from frugalbench.specs.selftest import KINDS
 
 ALPHA = 0.05
+PAIRS = 4
+ROUNDS = 6
+"""Per replicate; the engine takes half to twice as many."""
 LONG = (6, 10, 16, 24)
 LIMIT_S = 60.0
 
@@ -33,8 +36,10 @@ def bank(kind: str, loaded: bool, seconds: float, out: Path) -> Bank:
     """Measure a bank, or read the one that ``out`` holds already."""
     if not (out / "manifest.json").exists():
         config = load_config("selftest")
-        options = {**config.workloads[0], "kinds": [kind], "identical": 6, "extra": [2.0, 5.0]}
-        planned = msgspec.structs.replace(config.measure, looks=tuple(range(4, 8001, 4)), time_budget_s=seconds)
+        options = {**config.workloads[0], "kinds": [kind], "identical": 2 * PAIRS, "extra": [2.0, 5.0]}
+        planned = msgspec.structs.replace(
+            config.measure, looks=tuple(range(4, 8001, 4)), rounds=ROUNDS, time_budget_s=seconds
+        )
         config = msgspec.structs.replace(config, measure=planned, workloads=(options,))
         machine = Machine.detect()
         go_on = lambda _records, _number: Decision(stop=False, look=0, reason="a bank goes on")  # noqa: E731

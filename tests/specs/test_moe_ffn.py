@@ -13,7 +13,7 @@ from frugalbench.specs import moe_ffn as spec
 from frugalbench.specs.base import Settings
 
 MIB = 2**20
-DENSE, MOE = spec.VARIANTS[:2], spec.VARIANTS[2:]
+DENSE, MOE = spec.DENSE, spec.MOE
 
 
 @dataclass
@@ -38,12 +38,12 @@ def cases(**options):
     return {(case.variant, case.regime): case for arm in comparison.arms for case in arm.cases}
 
 
-def test_one_comparison_of_four_arms_with_a_case_per_regime():
+def test_one_comparison_with_a_case_per_arm_and_regime():
     (comparison,) = expand().comparisons
-    assert [arm.cases[0].variant for arm in comparison.arms] == list(spec.VARIANTS)
+    assert [arm.cases[0].variant for arm in comparison.arms] == list(spec.USUAL)
     assert all([case.regime for case in arm.cases] == list(spec.REGIMES) for arm in comparison.arms)
     ids = [case.id for arm in comparison.arms for case in arm.cases]
-    assert len(set(ids)) == len(ids) == 16
+    assert len(set(ids)) == len(ids) == 28
     assert [arm.imports for arm in comparison.arms[:2]] == [("torch",), ("torch",)]
 
 
@@ -59,7 +59,7 @@ def test_the_dense_twins_have_equal_total_and_equal_active_parameters():
     found = cases()
     experts = 3 * 512 * 192
     moe, total, active = (
-        found[name, "decode"].cost for name in ("moe-sorted", "dense-equal-total", "dense-equal-active")
+        found[name, "decode"].cost for name in ("moe-sorted", "dense-equal-total-native", "dense-equal-active-native")
     )
     router = 512 * 128
     assert moe.parameters == 128 * experts + router
@@ -83,7 +83,7 @@ def test_flop_is_two_per_active_weight_and_token_and_three_times_that_in_trainin
 def test_traffic_of_a_mixture_lies_between_one_tokens_experts_and_all_of_them():
     found = cases()
     expert_bytes = 4 * 3 * 512 * 192
-    one = cases(decode_tokens=1)["moe-sorted", "decode"].cost.traffic_bytes
+    one = cases(decode_tokens=[1])["moe-sorted", "decode"].cost.traffic_bytes
     assert 8 * expert_bytes < one < 9 * expert_bytes
     assert one < found["moe-sorted", "decode"].cost.traffic_bytes < found["moe-sorted", "prefill"].cost.traffic_bytes
     assert found["moe-sorted", "prefill"].cost.traffic_bytes < 1.02 * 128 * expert_bytes
@@ -105,11 +105,14 @@ def test_both_mixtures_hold_the_same_layers_and_see_the_same_trace():
     found = cases()
     for regime in spec.REGIMES:
         assert found["moe-transformers", regime].params == found["moe-sorted", regime].params
-        traces = [spec.token_batches(3, found[variant, regime].params, regime) for variant in spec.VARIANTS]
+        traces = [spec.token_batches(3, found[variant, regime].params, regime) for variant in spec.USUAL]
         assert all(np.array_equal(trace, traces[0]) for trace in traces)
 
 
-SMALL = {"d_model": 32, "d_expert": 12, "experts": 128, "top_k": 8, "copies": 2, "d_ff": 0}
+SMALL = {
+    "model": "small", "d_model": 32, "d_expert": 12, "experts": 128, "top_k": 8, "n_shared": 0, "copies": 2, "d_ff": 0,
+    "routing": "router",
+}  # fmt: skip
 
 
 @settings(max_examples=20, deadline=None)
@@ -134,6 +137,46 @@ def test_weights_are_seeded_distinct_by_copy_and_scaled_by_fan_in():
         assert not np.array_equal(first[name], other[name])
         assert first[name].std() == pytest.approx(fan_in**-0.5, rel=0.02)
         assert first[name].dtype == np.float32
+
+
+def test_several_numbers_of_tokens_make_several_comparisons():
+    made = expand(decode_tokens=[1, 4], prefill_tokens=[256, 1024, 4096], regimes=["decode", "prefill"]).comparisons
+    tokens = [[case.params["tokens"] for case in item.arms[0].cases] for item in made]
+    assert tokens == [[1, 256], [4, 1024], [4096]]
+    assert [item.id for item in made] == [
+        "moe_ffn/qwen3-30b-a3b@0.25", "moe_ffn/qwen3-30b-a3b@0.25/4-1024", "moe_ffn/qwen3-30b-a3b@0.25/4096",
+    ]  # fmt: skip
+
+
+def test_an_own_shape_is_named_by_its_dimensions():
+    found = cases(shape="own", experts=8, top_k=1, n_shared=2)["moe-sorted", "decode"]
+    assert found.shape == "1024x512-e8+2-k1"
+    assert found.cost.active_parameters == 3 * 3 * 1024 * 512 + 1024 * 8
+    assert found.cost.parameters == 10 * 3 * 1024 * 512 + 1024 * 8
+
+
+def test_shared_experts_are_held_and_active_in_the_twins_as_well():
+    found = cases(shape="deepseek-v3-671b", scale=1 / 16)
+    expert = 3 * 448 * 128
+    assert found["dense-equal-active", "decode"].cost.parameters == 9 * expert
+    assert found["dense-equal-total", "decode"].cost.parameters == 257 * expert
+    assert found["moe-native", "decode"].cost.active_parameters == 9 * expert + 448 * 256
+    assert found["moe-native", "decode"].params["gate"] == "sigmoid"
+
+
+def test_one_expert_for_all_moves_fewer_bytes_and_the_routing_is_in_every_id():
+    usual, one = cases(), cases(routing="one")
+    assert one["moe-native", "prefill"].params["experts_hit"] == 8
+    assert one["moe-native", "prefill"].cost.traffic_bytes < usual["moe-native", "prefill"].cost.traffic_bytes
+    assert one["moe-native", "prefill"].shape == "qwen3-30b-a3b@0.25-one"
+
+
+def test_what_an_arm_cannot_do_is_skipped_with_its_reason():
+    skips = expand(variants=["dense-equal-active", "moe-transformers-batched", "moe-compiled"]).skipped
+    found = {(skip.case.variant, skip.case.regime): skip.reason for skip in skips}
+    assert set(found) == {("moe-transformers-batched", "prefill"), ("moe-compiled", "training")}
+    assert all("NVIDIA" in skip.reason for skip in expand(variants=["dense-equal-active", "moe-triton"]).skipped)
+    assert "copies expert weights for every token" in found["moe-transformers-batched", "prefill"]
 
 
 def test_every_position_of_the_rotation_is_reached():
@@ -164,7 +207,13 @@ def test_bad_options_are_named(options, message):
         {"scale": 0.0},
         {"scale": -1.0},
         {"scale": 1e-6},
-        {"decode_tokens": 0},
+        {"decode_tokens": [0]},
+        {"decode_tokens": []},
+        {"shape": "own", "top_k": 33},
+        {"shape": "own", "top_k": 0},
+        {"shape": "own", "n_shared": -1},
+        {"routing": "skewed"},
+        {"routing": "trace:nowhere.csv"},
         {"stream_bytes": -1},
         {"variants": []},
         {"regimes": []},

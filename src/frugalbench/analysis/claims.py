@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from frugalbench.analysis import paired
+from frugalbench.analysis import curves, paired
 from frugalbench.analysis.judge import Evidence, judge, not_tested
 from frugalbench.paths import data
 from frugalbench.schema import (
     Claim,
     Coverage,
+    EqualLoss,
     ExactRatio,
     FrugalbenchError,
     Modelled,
@@ -166,5 +167,6 @@ _RULES: dict[type, Callable[[Claim, Evidence], list[Verdict]]] = {
     ExactRatio: _exact,
     Coverage: _coverage,
     Modelled: _modelled,
+    EqualLoss: curves.verdicts,
     NotTested: _untested,
 }

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from frugalbench.analysis import paired
+from frugalbench.analysis import curves, paired
 from frugalbench.analysis.judge import Evidence, undecided
 from frugalbench.analysis.spending import level
 from frugalbench.analysis.statistics import latest
-from frugalbench.schema import Claim, Decision, PairedRatio, Record, Verdict
+from frugalbench.schema import Claim, Decision, EqualLoss, PairedRatio, Record, Verdict
 
 
 def decide(
@@ -19,7 +19,8 @@ def decide(
 ) -> Decision:
     """Whether a comparison needs more replicates after the planned look at ``replicates``.
 
-    It stops when every time-based paired claim on its workload is settled, or when the last planned look is reached.
+    It stops when every time-based paired claim and every equal-loss claim on its workload is settled, or when the last
+    planned look is reached.
     Looks pay along :mod:`frugalbench.analysis.spending`. ``peak_share`` estimands need the run's peaks and do not hold
     a comparison up.
     """
@@ -36,6 +37,9 @@ def decide(
 
 def _rows(claim: Claim, evidence: Evidence) -> list[Verdict]:
     rule = claim.rule
+    if isinstance(rule, EqualLoss):
+        mine = any(record.case.workload == rule.workload for record in evidence.records)
+        return curves.verdicts(claim, evidence) if mine else []
     if not isinstance(rule, PairedRatio) or rule.metric != "time" or rule.scale == "peak_share":
         return []
     found = paired.groups(evidence, rule.workload)

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row
+from frugalbench.analysis.saving import Saving
 from frugalbench.report import safe
 from frugalbench.report.tables import arm_text, tier_text
 from frugalbench.schema import Outcome, Verdict
 
 MOST_LINES = 60
+MOST_POINTS = 1000
 _INK = "#010203"
 """Stands for the page's text colour until the SVG is finished."""
 _PADDING = {"left": 70, "right": 20, "top": 5, "bottom": 5}
@@ -70,6 +72,33 @@ def roofline_svg(rows: Sequence[Row], title: str) -> str | None:
     return _svg(alt, bars, title, len(data))
 
 
+def saving_svgs(found: Sequence[Saving]) -> list[str]:
+    """Per shape that was measured at several numbers of tokens: speed over the equal-active dense layer, by arm."""
+    shapes: dict[str, list[dict[str, Any]]] = {}
+    for item in found:
+        if item.over_active and item.regime != "training" and item.tokens > 0:
+            point = {"tokens": item.tokens, "speed": item.over_active.ratio, "arm": item.row.variant}
+            shapes.setdefault(safe.terminal(item.shape), []).append({k: _text(v) for k, v in point.items()})
+    several = {name: data for name, data in shapes.items() if len({point["tokens"] for point in data}) > 1}
+    return [_saving_svg(data[:MOST_POINTS], name) for name, data in several.items()]
+
+
+def _text(value: Any) -> Any:
+    return safe.terminal(value) if isinstance(value, str) else value
+
+
+def _saving_svg(data: list[dict[str, Any]], shape: str) -> str:
+    import altair as alt
+
+    x = alt.X("tokens:Q", scale=alt.Scale(type="log", base=4), title="tokens")
+    y = alt.Y("speed:Q", scale=alt.Scale(type="log", nice=False), title="speed / dense of equal active parameters")
+    lines = (
+        alt.Chart(alt.Data(values=data)).mark_line(point=True).encode(x=x, y=y, color=alt.Color("arm:N", title=None))
+    )
+    even = alt.Chart(alt.Data(values=[{"speed": 1.0}])).mark_rule(color=_INK, strokeDash=[4, 4]).encode(y="speed:Q")
+    return _svg(alt, lines + even, f"What the mixture {shape} pays out", 1, height=260)
+
+
 def _forest_point(verdict: Verdict) -> dict[str, Any]:
     words = [
         verdict.claim,
@@ -98,10 +127,10 @@ def _scale(alt: Any, which: int) -> Any:
     return alt.Scale(domain=list(_OUTCOMES), range=[pair[which] for pair in _OUTCOMES.values()])
 
 
-def _svg(alt: Any, chart: Any, title: str, lines: int) -> str:
+def _svg(alt: Any, chart: Any, title: str, lines: int, height: Any = None) -> str:
     import vl_convert
 
-    height = alt.Step(22) if lines > 1 else 40
+    height = height or (alt.Step(22) if lines > 1 else 40)
     chart = chart.properties(title=title, width=420, height=height, background="transparent", padding=_PADDING)
     text = {"labelColor": _INK, "titleColor": _INK, "labelLimit": 420}
     axis = {**text, "domainColor": _INK, "tickColor": _INK, "gridColor": _INK, "gridOpacity": 0.15}

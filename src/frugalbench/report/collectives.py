@@ -34,7 +34,7 @@ def _table(run: Run) -> Table:
         "busbw as nccl-tests defines it: size / time x 2(n-1)/n",
     )
     title = f"Collectives: measured beside predicted ({run.manifest.name})"
-    return Table(title, columns, lines, notes if lines else ())
+    return Table(title, columns, lines, notes if lines else (), "net")
 
 
 def _points(run: Run) -> dict[tuple[str, int], list[Point]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
+from frugalbench.analysis.saving import savings
 from frugalbench.report import charts, safe
 from frugalbench.report.export import EXTRA_HINT
 from frugalbench.report.noise import noise_tables
@@ -49,11 +50,11 @@ _TIERS = {
 
 
 def html(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table] = ()) -> str:
-    """The page. ``extra`` tables (collectives) go to the family of networks."""
+    """The page. ``extra`` tables go to their families."""
     names = ", ".join(run.manifest.name for run in runs)
     body = [f"<h1>frugalbench: {safe.html(names)}</h1>", *_summary(runs, verdicts)]
     for family in _families(verdicts, rows):
-        body += _family(family, verdicts, rows, extra)
+        body += _family(family, runs, verdicts, rows, extra)
     tail = (facts_table(rows), absent_table(rows), *noise_tables(runs, rows), machine_table(runs, rows))
     body += [part for table in tail if table.rows for part in (f"<h2>{safe.html(table.title)}</h2>", table_html(table))]
     return _page(f"frugalbench: {names}", [*body, _footer()])
@@ -105,10 +106,14 @@ def _families(verdicts: Sequence[Verdict], rows: Sequence[Row]) -> list[str]:
     return [f for f in FAMILIES if f in present] + [f for f in present if f not in FAMILIES]
 
 
-def _family(family: str, verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table]) -> list[str]:
+def _family(
+    family: str, runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table]
+) -> list[str]:
     own = [r for r in rows if family_of(r.workload) == family]
-    tables = [*cases_tables(own).values(), *(extra if family == "net" else ())]
+    tables = [*cases_tables(own).values(), *(table for table in extra if table.family == family)]
     parts = _charts([v for v in verdicts if family_of(v.claim) == family], own)
+    if family == "moe" and charts.available():
+        parts += charts.saving_svgs([item for run in runs for item in savings(run)])
     parts += [part for table in tables for part in (f"<h3>{safe.html(table.title)}</h3>", table_html(table))]
     return [f"<h2>{safe.html(FAMILIES.get(family, family))}</h2>", *parts] if parts else []
 

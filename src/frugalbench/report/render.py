@@ -5,6 +5,7 @@ from pathlib import Path
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row, rows
+from frugalbench.report.tables import Table
 from frugalbench.schema import FrugalbenchError, Verdict
 
 FORMATS = ("terminal", "md", "csv", "parquet", "json", "html")
@@ -30,24 +31,29 @@ def render(
 
 
 def _terminal(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[Row], output: Path | None) -> str:
-    from frugalbench.report.collectives import collectives_tables
     from frugalbench.report.terminal import terminal
 
-    return terminal(runs, verdicts, lines, collectives_tables(runs), colour=False if output else None)
+    return terminal(runs, verdicts, lines, _extra_tables(runs), colour=False if output else None)
 
 
 def _markdown(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[Row], _: Path | None) -> str:
-    from frugalbench.report.collectives import collectives_tables
     from frugalbench.report.markdown import markdown
 
-    return markdown(runs, verdicts, lines, collectives_tables(runs))
+    return markdown(runs, verdicts, lines, _extra_tables(runs))
 
 
 def _html(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[Row], _: Path | None) -> str:
-    from frugalbench.report.collectives import collectives_tables
     from frugalbench.report.html import html
 
-    return html(runs, verdicts, lines, collectives_tables(runs))
+    return html(runs, verdicts, lines, _extra_tables(runs))
+
+
+def _extra_tables(runs: Sequence[Run]) -> list[Table]:
+    """Tables that belong to one workload only."""
+    from frugalbench.report.collectives import collectives_tables
+    from frugalbench.report.saving import saving_tables
+
+    return [*saving_tables(runs), *collectives_tables(runs)]
 
 
 def _csv(_: Sequence[Run], __: Sequence[Verdict], lines: Sequence[Row], ___: Path | None) -> str:

@@ -21,7 +21,7 @@ FAMILIES = {
     "net": "Clusters and networks",
     "machine": "Measured peaks of this machine",
 }
-_OTHER_NAMES = {"allreduce": "net", "cluster": "net", "simulate": "net"}
+_OTHER_NAMES = {"quality": "moe", "lm_quality": "moe", "allreduce": "net", "cluster": "net", "simulate": "net"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Table:
     columns: tuple[tuple[str, bool], ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    family: str = ""
+    """Where a table of one workload belongs: a key of :data:`FAMILIES`."""
 
 
 def family_of(name: str) -> str:

@@ -27,6 +27,8 @@ LEAST_REPLICATES = 2
 """With fewer there is no interval."""
 FIT_MARGIN = 1.5
 """One more replicate is begun at the end of a run only when this many times its length is left."""
+STEADY_STRETCH = 4.0
+"""So many times longer are the samples of a comparison whose latest replicate was under a steady load."""
 OVERDRAFT = 0.25
 """Share of the remaining time that a comparison may take from the others to reach its first look."""
 
@@ -217,8 +219,9 @@ class Engine:
         dropped = self._dropped(comparison)
         first = number == _first(comparison)
         replicate = Replicate(
-            self.setting, self.pool, comparison, number, rounds, references, unreferenced, dropped, first, limit_s
-        )
+            self.setting, self.pool, comparison, number, rounds, references, unreferenced, dropped, first, limit_s,
+            self._sample_s(comparison),
+        )  # fmt: skip
         try:
             replicate.run()
         finally:
@@ -226,6 +229,13 @@ class Engine:
             self.outcome.peak_pss_bytes = max(self.outcome.peak_pss_bytes, replicate.peak_pss_bytes + shared)
             self._append(list(replicate.records()))
         return replicate
+
+    def _sample_s(self, comparison: Comparison) -> float:
+        """Under a steady load samples are longer: one that lasts three slices of the scheduler tells little."""
+        records = self._of(comparison)
+        latest = max((record.replicate for record in records), default=0)
+        steady = any(record.steady_load for record in records if record.replicate == latest)
+        return self.measure.sample_s * (STEADY_STRETCH if steady else 1.0)
 
     def _look(self, comparison: Comparison, number: int) -> None:
         """A planned look at the data; unplanned ones are not taken."""

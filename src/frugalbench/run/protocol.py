@@ -29,6 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """``time.monotonic()`` at which the run started."""
     energy: Energy = Energy(meter="none")
     template_id: str | None = None
+    replicate: int = 0
     memory_limit_bytes: float | None = None
     """Most that this worker may hold."""
     plugin: str = ""

@@ -123,6 +123,7 @@ class Replicate:
         dropped: set[str],
         first: bool,
         limit_s: float = math.inf,
+        sample_s: float = 0.0,
     ):
         self.setting = setting
         self.pool = pool
@@ -133,6 +134,7 @@ class Replicate:
         """The meters while nobody computed; ``None`` until they were asked."""
         self.rounds = rounds
         self.limit_s = limit_s
+        self.sample_s = sample_s or setting.measure.sample_s
         self.references = references
         self.unreferenced = unreferenced
         self.arms = [state for state in (_arm_state(arm, dropped) for arm in comparison.arms) if state.cases]
@@ -175,7 +177,7 @@ class Replicate:
         """One round of every regime, from the calibrated times per call."""
         measure = self.setting.measure
         calls = [item.call_s for arm in self.arms for item in arm.cases.values() if item.active]
-        return sum(measure.lead_in_s + max(measure.sample_s, call_s) + call_s for call_s in calls)
+        return sum(measure.lead_in_s + max(self.sample_s, call_s) + call_s for call_s in calls)
 
     def _load_all(self) -> None:
         by_id = {state.arm.id: state for state in self.arms}
@@ -186,7 +188,7 @@ class Replicate:
     def _load(self, state: ArmState) -> None:
         try:
             state.worker, state.template_id = self.pool.start(state.arm.imports)
-            self._ask(state, make_job(self.setting, _remaining(state), state.template_id))
+            self._ask(state, make_job(self.setting, _remaining(state), state.template_id, self.number))
             state.loaded = self._ask(state, protocol.Load(), self.setting.measure.load_limit_s, watched=True)
         except WorkerGone as gone:
             self._gone(state, str(gone))
@@ -310,7 +312,7 @@ class Replicate:
     def _turn(self, arm: ArmState, item: CaseState, number: int) -> bool:
         declared = arm.loaded is not None and arm.loaded.update_period_s is None
         try:
-            reply = self._take_turn(arm, item, number, self.setting.measure.sample_s, energy=declared and number == 0)
+            reply = self._take_turn(arm, item, number, self.sample_s, energy=declared and number == 0)
         except (WorkerGone, _Refused) as problem:
             self._gone(arm, str(problem)) if isinstance(problem, WorkerGone) else item.fail(str(problem))
             return False

@@ -49,13 +49,14 @@ def meter_settings(energy: Energy, threads: int, device: str) -> MeterSettings:
     )
 
 
-def make_job(setting: Setting, arm: Arm, template_id: str | None) -> protocol.Job:
+def make_job(setting: Setting, arm: Arm, template_id: str | None, replicate: int = 0) -> protocol.Job:
     """Everything that a fresh worker for ``arm`` must know."""
     case = arm.cases[0]
     threads = int(case.params.get("threads", setting.cores))
     return protocol.Job(
         arm=arm,
         seed=setting.seed,
+        replicate=replicate,
         threads=threads,
         device=case.device,
         cache_dir=setting.cache_dir,

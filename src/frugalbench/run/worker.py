@@ -91,6 +91,7 @@ class Session:
             device=job.device,
             cache_dir=Path(job.cache_dir),
             scratch_dir=Path(job.scratch_dir),
+            replicate=job.replicate,
         )
         self.loaded: Any = None
         self.bound: dict[str, Bound] = {}
@@ -201,7 +202,7 @@ class Session:
                 break
             if own is None and index >= known:
                 break
-            outputs = bound.output(index)
+            outputs = self._placed(case.id, partial(bound.output, index))
             checked += 1
             if own is not None:
                 worst = max(worst, relative_error(outputs, own(index)))
@@ -255,9 +256,7 @@ class Session:
         calls, steady = 0, False
         per_block = 1
         while not steady and (len(blocks) < 2 or time.perf_counter() - started < request.limit_s):
-            watch = placement.Watch()
-            block_s = self._run(request.case, bound, per_block)
-            self.busy[request.case] = watch.busy(block_s, self.cores)
+            block_s = self._placed(request.case, partial(self._run, request.case, bound, per_block))
             calls += per_block
             blocks.append(block_s / per_block)
             if block_s > request.limit_s and (len(blocks) > 1 or block_s > _HOPELESS_CALL_S):
@@ -273,6 +272,14 @@ class Session:
             call_s=min(blocks[-3:]),
         )
         return protocol.Calibrated(warmup=warmup)
+
+    def _placed(self, case: str, work: Callable[[], Any]) -> Any:
+        """What ``work`` gives, with the threads that were found busy for this case so far on a core each."""
+        with placement.placed(self.busy.get(case, ()), 0):
+            watch, begin_s = placement.Watch(), time.perf_counter()
+            answer = work()
+            self.busy[case] = watch.busy(time.perf_counter() - begin_s, self.cores)
+        return answer
 
     def turn(self, request: protocol.Turn) -> protocol.Turned:
         """Wait for quiet, run the untimed lead-in, then time."""

@@ -3,6 +3,7 @@
 SPECS = {
     "machine_peaks": "frugalbench.specs.machine_peaks",
     "moe_ffn": "frugalbench.specs.moe_ffn",
+    "lm_quality": "frugalbench.specs.lm_quality",
     "quantized_linear": "frugalbench.specs.quantized_linear",
     "onnx_model": "frugalbench.specs.onnx_model",
     "allreduce": "frugalbench.specs.allreduce",

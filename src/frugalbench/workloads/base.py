@@ -35,6 +35,8 @@ class Context:
     """Outlives the run: exported and compiled artefacts, keyed by the content that made them."""
     scratch_dir: Path
     """This run's own: references and temporary files."""
+    replicate: int = 0
+    """Number of the fresh start; for workloads that draw anew each time, such as a training."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,13 @@ from frugalbench.specs import moe_ffn as spec
 from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers import ffn
 
+_MIXTURES = {
+    "moe-loop": ffn.LoopMoe,
+    "moe-sorted": ffn.SortedMoe,
+    "moe-grouped": ffn.GroupedMoe,
+    "moe-compiled": ffn.CompiledMoe,
+}
+
 
 class LoadedFfn:
     """``copies`` layers of one variant."""
@@ -41,7 +48,7 @@ class LoadedFfn:
             output=lambda index: self._output(case, call, index % rotation),
             rotation=rotation,
             synchronize=torch.cuda.synchronize if device == "cuda" else _nothing,
-            facts={"weight_bytes": self._weight_bytes()},
+            facts={"weight_bytes": self._weight_bytes()} | self._padding(case, tokens),
             details=self._details(case, tokens),
         )
 
@@ -75,11 +82,32 @@ class LoadedFfn:
     def _details(self, case: Case, tokens: torch.Tensor) -> dict[str, Any]:
         details: dict[str, Any] = {"implementation": self.layers[0].implementation}
         if not case.params["d_ff"]:
-            details["router_histogram"] = _histogram(self.layers[0], tokens)
+            counts = [_histogram(self.layers[0], x_TD) for x_TD in tokens]
+            details["router_histogram"] = [sum(column) for column in zip(*counts, strict=True)]
+            details["experts_hit"] = [sum(count > 0 for count in row) for row in counts]
+            details["busiest_expert_tokens"] = [max(row) for row in counts]
         return details
+
+    def _padding(self, case: Case, tokens: torch.Tensor) -> dict[str, Quantity]:
+        if case.params["d_ff"] or case.variant not in spec.NATIVE:
+            return {}
+        with torch.inference_mode():
+            found = self.layers[0].details(self.layers[0].route(tokens[0])[0])
+        share = Quantity(
+            value=found["padding_share"], unit="1", tier=Tier.MEASURED, source="lanes computed for no token"
+        )
+        return {"padding_share": share}
 
     def close(self) -> None:
         """Nothing outlives the process."""
+
+
+def prepare(arm: Arm, _context: Context) -> None:
+    """Compile the own kernel, where the arm needs it and the cache lacks it."""
+    if arm.cases[0].variant in spec.NATIVE:
+        from frugalbench.backends import native_moe
+
+        native_moe.built()
 
 
 def load(arm: Arm, context: Context) -> LoadedFfn:
@@ -89,11 +117,29 @@ def load(arm: Arm, context: Context) -> LoadedFfn:
 
 def _layer(variant: str, params: dict[str, Any], context: Context, copy: int) -> Any:
     if params["d_ff"]:
-        return ffn.Dense(_tensors(spec.dense_weights(context.seed, params, copy), context))
+        weights = _tensors(spec.dense_weights(context.seed, params, copy), context)
+        return _native().NativeDense(weights) if variant in spec.NATIVE else ffn.Dense(weights)
     weights = _tensors(spec.expert_weights(context.seed, params, copy), context)
     weights |= _tensors({"router": spec.router_weights(context.seed, params)}, context)
-    kind = ffn.TransformersMoe if variant == "moe-transformers" else ffn.SortedMoe
-    return kind(weights, params["top_k"])
+    if variant in spec.TRANSFORMERS:
+        return ffn.TransformersMoe(weights, params, spec.TRANSFORMERS[variant])
+    if variant == "moe-triton":
+        return _triton().TritonMoe(weights, params)
+    return (_native().NativeMoe if variant in spec.NATIVE else _MIXTURES[variant])(weights, params)
+
+
+def _native() -> Any:
+    """The own kernel's layers; a compiler is needed only where they run."""
+    from frugalbench.workloads.layers import native_ffn
+
+    return native_ffn
+
+
+def _triton() -> Any:
+    """The Triton kernel's layer; Triton is needed only where it runs."""
+    from frugalbench.workloads.layers import triton_ffn
+
+    return triton_ffn
 
 
 def _tensors(arrays: Arrays, context: Context) -> dict[str, torch.Tensor]:
@@ -110,11 +156,11 @@ def _nothing() -> None:
     return None
 
 
-def _histogram(layer: Any, tokens: torch.Tensor) -> list[int]:
+def _histogram(layer: ffn.Mixture, x_TD: torch.Tensor) -> list[int]:
+    """Tokens per routed expert."""
     with torch.inference_mode():
-        logits = tokens.reshape(-1, tokens.shape[-1]) @ layer.weights["router"].T
-        chosen = logits.topk(layer.top_k).indices.flatten()
-        counts: list[int] = torch.bincount(chosen, minlength=len(layer.weights["router"])).tolist()
+        chosen = layer.route(x_TD)[0][:, : layer.top_k].flatten()
+        counts: list[int] = torch.bincount(chosen, minlength=layer.experts).tolist()
     return counts
 
 
@@ -174,14 +220,19 @@ def _swiglu(x_TD: np.ndarray, gate_up: np.ndarray, down: np.ndarray) -> np.ndarr
 
 
 def route(params: dict[str, Any], seed: int, x_TD: np.ndarray) -> np.ndarray:
-    """T x E mixing weights in float64: softmax over all experts, the top k kept and renormalised."""
+    """T x E mixing weights in float64, shared experts last: the gate's scores, the top k kept."""
     logits_TE = x_TD @ spec.router_weights(seed, params).astype(np.float64).T
     kept_TK = np.argsort(-logits_TE, axis=1)[:, : params["top_k"]]
-    odds_TE = np.exp(logits_TE - logits_TE.max(axis=1, keepdims=True))
-    mixing_TE = np.zeros_like(odds_TE)
-    np.put_along_axis(mixing_TE, kept_TK, np.take_along_axis(odds_TE, kept_TK, axis=1), axis=1)
-    normalised_TE: np.ndarray = mixing_TE / mixing_TE.sum(axis=1, keepdims=True)
-    return normalised_TE
+    if params["gate"] == "sigmoid":
+        scores_TE = 1 / (1 + np.exp(-logits_TE))
+    else:
+        odds_TE = np.exp(logits_TE - logits_TE.max(axis=1, keepdims=True))
+        scores_TE = odds_TE / odds_TE.sum(axis=1, keepdims=True)
+    mixing_TE = np.zeros_like(scores_TE)
+    np.put_along_axis(mixing_TE, kept_TK, np.take_along_axis(scores_TE, kept_TK, axis=1), axis=1)
+    if params["normalise"]:
+        mixing_TE /= mixing_TE.sum(axis=1, keepdims=True)
+    return np.hstack([mixing_TE * params["routed_scale"], np.ones((len(x_TD), params["n_shared"]))])
 
 
 def sum_experts(params: dict[str, Any], seed: int, x_TD: np.ndarray, copy: int) -> np.ndarray:
@@ -201,7 +252,7 @@ def _gradients(params: dict[str, Any], seed: int, x_TD: np.ndarray, copy: int) -
     x = torch.from_numpy(x_TD).requires_grad_()
     arrays = _double_weights(params, seed, copy)
     weights = {name: torch.from_numpy(array).requires_grad_() for name, array in arrays.items()}
-    y = _dense_double(x, weights) if params["d_ff"] else _mixture_double(x, weights, params["top_k"])
+    y = _dense_double(x, weights) if params["d_ff"] else _mixture_double(x, weights, params)
     y.backward(torch.from_numpy(spec.upstream(seed, params)).double())
     gradients = {name: tensor.grad for name, tensor in weights.items() if tensor.grad is not None}
     assert x.grad is not None
@@ -216,12 +267,15 @@ def _dense_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch
     return y_TD
 
 
-def _mixture_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor], top_k: int) -> torch.Tensor:
+def _mixture_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor], params: dict[str, Any]) -> torch.Tensor:
     """Every expert on every token, mixed by a T x E matrix that is zero where a token does not go."""
     logits_TE = x_TD @ weights["router"].T
-    kept = torch.zeros_like(logits_TE).scatter(1, logits_TE.topk(top_k).indices, 1.0)
-    odds_TE = torch.softmax(logits_TE, dim=1) * kept
-    mixing_TE = odds_TE / odds_TE.sum(dim=1, keepdim=True)
+    kept = torch.zeros_like(logits_TE).scatter(1, logits_TE.topk(params["top_k"]).indices, 1.0)
+    scores_TE = torch.sigmoid(logits_TE) if params["gate"] == "sigmoid" else torch.softmax(logits_TE, dim=1)
+    mixing_TE = scores_TE * kept
+    if params["normalise"]:
+        mixing_TE = mixing_TE / mixing_TE.sum(dim=1, keepdim=True)
+    mixing_TE = torch.cat([mixing_TE * params["routed_scale"], mixing_TE.new_ones(len(x_TD), params["n_shared"])], 1)
     width = weights["down"].shape[2]
     both_TEF = torch.einsum("td,efd->tef", x_TD, weights["gate_up"])
     gate_TEF, up_TEF = both_TEF[..., :width], both_TEF[..., width:]

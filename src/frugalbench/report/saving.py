@@ -1,0 +1,60 @@
+"""Mixtures of experts: what each way of computing them pays out, beside what the paper promises."""
+
+from collections.abc import Sequence
+
+from frugalbench.analysis.load import Run
+from frugalbench.analysis.saving import Saving, break_even, savings
+from frugalbench.analysis.statistics import Interval
+from frugalbench.report.tables import Cell, Table
+from frugalbench.units import DASH, interval, seconds, share, significant
+
+_COLUMNS = ("tokens", "arm", "time", "roofline", "speed / active dense", "of saving")
+
+
+def saving_tables(runs: Sequence[Run]) -> list[Table]:
+    """One table per run and shape; empty when no run measured mixtures."""
+    return [
+        _table(run, shape, found)
+        for run in runs
+        for shape, found in _by_shape(savings(run)).items()
+    ]  # fmt: skip
+
+
+def _by_shape(found: Sequence[Saving]) -> dict[str, list[Saving]]:
+    shapes: dict[str, list[Saving]] = {}
+    for item in found:
+        shapes.setdefault(item.shape, []).append(item)
+    return shapes
+
+
+def _table(run: Run, shape: str, found: Sequence[Saving]) -> Table:
+    paper = next((item.flop_ratio for item in found if item.flop_ratio), None)
+    notes = (
+        "speed over the fastest dense layer of equal active parameters, with its 95% interval",
+        "of saving: speed over the fastest dense layer of equal total parameters, as a share of the saving on paper"
+        + (f" ({significant(paper)} times fewer FLOP)" if paper else ""),
+        "roofline: share of the limit set by the FLOP, and the bytes of the experts that the tokens really hit",
+        break_even(found),
+    )
+    title = f"Mixture of experts {shape} ({run.manifest.name})"
+    columns = tuple((name, name != "arm") for name in _COLUMNS)
+    return Table(title, columns, tuple(_line(item) for item in found), tuple(note for note in notes if note), "moe")
+
+
+def _line(item: Saving) -> tuple[Cell, ...]:
+    training = " training" if item.regime == "training" else ""
+    return (
+        Cell(f"{item.tokens}{training}"),
+        Cell(item.row.variant.removeprefix("moe-"), hint=item.row.case),
+        Cell(seconds(item.row.time_s), hint=item.row.source),
+        Cell(share(item.row.roofline_share)),
+        Cell(_ratio(item.over_active)),
+        Cell(share(item.realised), hint=f"{_ratio(item.over_total)} times as fast"),
+    )
+
+
+def _ratio(found: Interval | None) -> str:
+    if found is None:
+        return DASH
+    bounds = interval(found.low, found.high)
+    return significant(found.ratio) + ("" if bounds == DASH else f" {bounds}")

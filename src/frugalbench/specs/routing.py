@@ -1,0 +1,148 @@
+"""Who routes where: the gates of published models, and token batches whose routing is chosen, not left to chance.
+
+All arms compute their routing from the same tokens and the same router, so a chosen routing is put into the *tokens*:
+each one gets the least change (in length) that makes its logits what the trace asks for. Shape suffixes: T tokens,
+D model width, E experts, K experts per token.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from frugalbench.schema import FrugalbenchError
+from frugalbench.untrusted import read_bounded, shown
+
+ROUTER, UNIFORM, ONE, ZIPF, TRACE = "router", "uniform", "one", "zipf-", "trace:"
+MOST_SKEW = 10.0
+MOST_TRACE_BYTES = 64 * 2**20
+_MARGIN = 4.0
+"""Logits of chosen experts stand at least this far above the others': a softmax over 8 of 128 leaves no tie."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How logits become mixing weights."""
+
+    gate: str = "softmax"
+    """``softmax`` over all experts, or ``sigmoid`` of each."""
+    normalise: bool = True
+    """Whether the chosen weights are divided by their sum. A softmax over the chosen ones alone is the same."""
+    routed_scale: float = 1.0
+    """Factor on the routed part (``routed_scaling_factor``)."""
+
+
+GATES = {
+    "olmoe-1b-7b": Gate(normalise=False),
+    "deepseekmoe-16b": Gate(normalise=False),
+    "deepseek-v2-lite": Gate(normalise=False),
+    "deepseek-v2-236b": Gate(normalise=False, routed_scale=16.0),
+    "deepseek-v3-671b": Gate("sigmoid", routed_scale=2.5),
+    "deepseek-v3.2": Gate("sigmoid", routed_scale=2.5),
+    "moonlight-16b-a3b": Gate("sigmoid", routed_scale=2.446),
+    "kimi-k2": Gate("sigmoid", routed_scale=2.827),
+    "kimi-k2.5-text": Gate("sigmoid", routed_scale=2.827),
+    "kimi-linear-48b-a3b": Gate("sigmoid", routed_scale=2.446),
+    "glm-4.5-355b-a32b": Gate("sigmoid", routed_scale=2.5),
+    "glm-4.5-air-106b-a12b": Gate("sigmoid"),
+    "glm-4.7-flash-30b-a3b": Gate("sigmoid", routed_scale=1.8),
+    "glm-5-744b-a40b": Gate("sigmoid", routed_scale=2.5),
+    "minimax-m2": Gate("sigmoid"),
+}
+"""Gates that differ from the default, by model; recalled from the models' config.json, not read in a source.
+Group-limited choice (DeepSeek-V2, V3) and the bias that balances load are left out: they change who is chosen, not the
+work."""
+
+
+def check(text: str) -> str:
+    """``text`` if it names a routing; raises ``ValueError`` with one sentence otherwise."""
+    if text in (ROUTER, UNIFORM, ONE) or text.startswith(TRACE):
+        return text
+    if text.startswith(ZIPF):
+        try:
+            if 0 <= float(text.removeprefix(ZIPF)) <= MOST_SKEW:
+                return text
+        except ValueError:
+            pass
+    raise ValueError(
+        f"'{shown(text, 60)}' is no routing; one of 'router', 'uniform', 'zipf-S' with S from 0 to {MOST_SKEW:g}, "
+        "'one', or 'trace:FILE' (a line per token, its experts' numbers separated by commas)"
+    )
+
+
+def read_trace(path: Path, experts: int, chosen: int) -> np.ndarray:
+    """T x K numbers of experts from a CSV file without header, one token per line.
+
+    Raises :class:`FrugalbenchError` naming the line for unknown experts, repeated ones and lines of another length.
+    """
+    try:
+        lines = read_bounded(path, MOST_TRACE_BYTES).decode("ascii").splitlines()
+        rows = [_line(row, number, path, experts, chosen) for number, row in enumerate(csv.reader(lines), 1) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise FrugalbenchError(f"cannot read the trace {path}: {problem}") from None
+    if not rows:
+        raise FrugalbenchError(f"{path}: an empty trace")
+    return np.asarray(rows, dtype=np.int64)
+
+
+def _line(row: list[str], number: int, path: Path, experts: int, chosen: int) -> list[int]:
+    where = f"{path}, line {number}"
+    if len(row) != chosen:
+        raise FrugalbenchError(f"{where}: {len(row)} experts; the layer chooses {chosen} per token")
+    try:
+        found = [int(item) for item in row]
+    except ValueError:
+        raise FrugalbenchError(
+            f"{where}: '{shown(','.join(row), 60)}' holds something else than whole numbers"
+        ) from None
+    unknown = [item for item in found if not 0 <= item < experts]
+    if unknown:
+        raise FrugalbenchError(f"{where}: expert {unknown[0]}; the layer has 0 to {experts - 1}")
+    if len(set(found)) < chosen:
+        raise FrugalbenchError(f"{where}: names an expert twice")
+    return found
+
+
+def drawn(routing: str, tokens: int, experts: int, chosen: int, random: np.random.Generator) -> np.ndarray:
+    """T x K different experts per token, as ``routing`` says.
+
+    ``uniform`` draws without preference; ``zipf-S`` by weights 1 / rank^S, ranks dealt to experts at random, without
+    replacement; ``one`` sends every token to the same K. A trace gives its first tokens.
+    """
+    if routing.startswith(TRACE):
+        path = Path(routing.removeprefix(TRACE))
+        found = read_trace(path, experts, chosen)
+        if len(found) < tokens:
+            raise FrugalbenchError(f"{path}: a trace of {len(found)} tokens; the regime takes {tokens}")
+        return found[:tokens]
+    order = random.permutation(experts)
+    if routing == ONE:
+        return np.tile(order[:chosen], (tokens, 1))
+    skew = float(routing.removeprefix(ZIPF)) if routing.startswith(ZIPF) else 0.0
+    # the K largest of log(weight) + Gumbel noise are a draw without replacement (Gumbel's trick; Vieira 2014)
+    noise = random.gumbel(size=(tokens, experts)) - skew * np.log(np.arange(1, experts + 1))
+    return np.asarray(order[np.argsort(-noise, axis=1)[:, :chosen]])
+
+
+def steered(x_TD: np.ndarray, router_ED: np.ndarray, chosen_TK: np.ndarray) -> np.ndarray:
+    """Float32 tokens that the router sends where ``chosen_TK`` says, each the nearest such to the given one.
+
+    The logits of all experts keep their place, those of the chosen ones are raised above the highest of the others
+    by a margin; the pseudo-inverse gives the shortest change of the token. Needs no more experts than widths.
+    """
+    router = router_ED.astype(np.float64)
+    if len(router) > router.shape[1]:
+        raise FrugalbenchError(
+            f"a chosen routing needs at least as many widths ({router.shape[1]}) as experts ({len(router)}); "
+            "raise 'scale' or use routing = 'router'"
+        )
+    logits_TE = x_TD.astype(np.float64) @ router.T
+    wanted_TE = logits_TE.copy()
+    rows = np.arange(len(x_TD))[:, None]
+    others = logits_TE.copy()
+    others[rows, chosen_TK] = -np.inf
+    top_T = np.where(np.isfinite(others).any(axis=1), others.max(axis=1), 0.0)
+    wanted_TE[rows, chosen_TK] = np.maximum(logits_TE[rows, chosen_TK], top_T[:, None]) + _MARGIN
+    change_TD = np.linalg.solve(router @ router.T, (wanted_TE - logits_TE).T).T @ router
+    return np.asarray(x_TD + change_TD, dtype=np.float32)

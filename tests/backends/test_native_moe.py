@@ -1,0 +1,168 @@
+"""The own expert kernel against float64, at sizes that fit no vector, on every instruction set of this machine."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytestmark = pytest.mark.real
+torch = pytest.importorskip("torch")
+
+from frugalbench import native_build  # noqa: E402
+from frugalbench.backends import native_moe  # noqa: E402
+from frugalbench.backends.native import Operation, peaks  # noqa: E402
+
+if native_build.find_compiler() is None:
+    pytest.skip("no C++ compiler", allow_module_level=True)
+
+HERE = [isa for isa in ("portable", "avx2", "avx512", "neon") if isa == "portable" or isa in str(
+    [peaks().which(Operation.FMA, number) for number in range(6)])]  # fmt: skip
+
+
+def drawn(T, D, F, E, K, seed=0):
+    """Tokens, choices (different ones per token), mixing weights, expert weights."""
+    random = np.random.default_rng([seed, T, D, F, E, K])
+    chosen = np.argsort(random.random((T, E)), axis=1)[:, :K].astype(np.int32)
+    made = (
+        random.standard_normal((T, D)), chosen, random.random((T, K)),
+        random.standard_normal((E, 2 * F, D)) / D**0.5, random.standard_normal((E, D, F)) / F**0.5,
+    )  # fmt: skip
+    return [torch.from_numpy(item if item.dtype == np.int32 else item.astype(np.float32)) for item in made]
+
+
+def mixture(x, chosen, weight, gate_up, down):
+    """The definition, in the precision of its inputs, expert by expert."""
+    y = torch.zeros_like(x)
+    for t in range(len(x)):
+        for k in range(chosen.shape[1]):
+            gate, up = (gate_up[chosen[t, k]] @ x[t]).chunk(2)
+            y[t] = y[t] + weight[t, k] * (down[chosen[t, k]] @ (torch.nn.functional.silu(gate) * up))
+    return y
+
+
+def double(tensors):
+    return [item.double() if item.is_floating_point() else item for item in tensors]
+
+
+def error(found, wanted):
+    return float((found.double() - wanted).abs().max() / wanted.pow(2).mean().sqrt().clamp(min=1e-12))
+
+
+sizes = st.tuples(
+    st.integers(1, 70), st.integers(1, 90), st.integers(1, 80), st.integers(1, 9), st.integers(1, 4)
+).filter(lambda s: s[4] <= s[3])
+
+
+@pytest.mark.parametrize("isa", HERE)
+@settings(max_examples=40, deadline=None)
+@given(size=sizes)
+def test_forward_is_the_definition_at_any_size(isa, size):
+    tensors = drawn(*size)
+    found, _ = native_moe.kernel(isa).forward(*tensors)
+    assert error(found, mixture(*double(tensors))) < 2e-5
+
+
+@pytest.mark.parametrize("isa", HERE)
+@settings(max_examples=25, deadline=None)
+@given(size=sizes)
+def test_backward_is_the_gradient_of_the_definition(isa, size):
+    tensors = drawn(*size)
+    kernel = native_moe.kernel(isa)
+    y, saved = kernel.forward(*tensors, keep=True)
+    upstream = torch.from_numpy(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
+    found = kernel.backward(upstream, *tensors, saved)
+    leaves = [item.requires_grad_() if item.is_floating_point() else item for item in double(tensors)]
+    exact = mixture(*leaves)
+    exact.backward(upstream.double())
+    assert error(y, exact.detach()) < 2e-5
+    for gradient, leaf in zip(found, (leaves[0], *leaves[2:]), strict=True):
+        assert error(gradient, leaf.grad) < 5e-5
+
+
+@pytest.mark.parametrize(("T", "K"), [(1, 1), (4, 2), (5, 1), (16, 2), (33, 4), (300, 1)])
+def test_any_number_of_threads_gives_the_same_bits(T, K):
+    tensors = drawn(T, 130, 96, 6, K)
+    answers = []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3, 1):
+            torch.set_num_threads(number)
+            y, saved = native_moe.kernel().forward(*tensors, keep=True)
+            answers.append((y, *native_moe.kernel().backward(y, *tensors, saved)))
+    finally:
+        torch.set_num_threads(threads)
+    for other in answers[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(answers[0], other, strict=True))
+
+
+@pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize(("T", "D", "E", "K"), [(1, 64, 8, 2), (7, 33, 5, 5), (50, 96, 64, 6)])
+def test_routing_is_that_of_torch(gate, normalise, T, D, E, K):
+    x, router = torch.randn(T, D), torch.randn(E, D) / D**0.5
+    expert, weight = native_moe.kernel().route(x, router, K, gate, normalise, 2.5)
+    logits = x.double() @ router.double().T
+    scores = logits.softmax(1) if gate == "softmax" else logits.sigmoid()
+    values, wanted = scores.topk(K, dim=1)
+    values = 2.5 * (values / values.sum(1, keepdim=True) if normalise else values)
+    assert torch.equal(expert.long(), wanted)
+    assert torch.allclose(weight.double(), values, rtol=1e-5)
+
+
+def test_a_bias_joins_the_choice_and_not_the_weight():
+    x, router = torch.randn(6, 32), torch.randn(4, 32) / 6
+    bias = torch.tensor([0.0, 0.0, 50.0, 0.0])
+    expert, weight = native_moe.kernel().route(x, router, 1, "sigmoid", False, 1.0, bias)
+    assert (expert == 2).all()
+    assert torch.allclose(weight[:, 0], (x @ router[2]).sigmoid(), rtol=1e-4)
+
+
+def test_large_and_small_gates_do_not_overflow():
+    tensors = drawn(6, 32, 32, 2, 1)
+    tensors[3] = tensors[3] * 300
+    found, _ = native_moe.kernel().forward(*tensors)
+    assert torch.isfinite(found).all()
+    assert error(found, mixture(*double(tensors))) < 2e-5
+
+
+def test_what_does_not_fit_is_refused_in_one_sentence():
+    kernel = native_moe.kernel()
+    x, chosen, weight, gate_up, down = drawn(5, 32, 16, 4, 2)
+    with pytest.raises(RuntimeError, match="expert that does not exist"):
+        kernel.forward(x, chosen + 4, weight, gate_up, down)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        kernel.forward(x, chosen, weight[:, :1], gate_up, down)
+    with pytest.raises(RuntimeError, match="contiguous float32"):
+        kernel.forward(x.double(), chosen, weight, gate_up, down)
+    with pytest.raises(RuntimeError, match="contiguous float32"):
+        kernel.forward(torch.randn(32, 5).T, chosen, weight, gate_up, down)
+    with pytest.raises(RuntimeError, match="no more experts per token"):
+        kernel.route(x, torch.randn(4, 32), 5)
+
+
+def test_padding_is_counted():
+    """One token per expert runs as dot products and pads nothing; five to sixteen fill up whole vectors."""
+    kernel = native_moe.kernel()
+    assert kernel.lanes(torch.arange(4, dtype=torch.int32)[:, None], 4) == 4
+    five = torch.zeros((5, 1), dtype=torch.int32)
+    assert 5 <= kernel.lanes(five, 4) <= 16
+
+
+def test_the_operator_is_sound_for_autograd_compile_and_export():
+    x, chosen, weight, gate_up, down = drawn(9, 24, 20, 4, 2)
+    leaves = [item.requires_grad_() for item in (x, weight, gate_up, down)]
+    inputs = (leaves[0], chosen, leaves[1], leaves[2], leaves[3], True)
+    torch.library.opcheck(torch.ops.frugalbench.moe_experts, inputs)
+
+
+def test_export_keeps_the_operator():
+    x, chosen, weight, gate_up, down = drawn(9, 24, 20, 4, 2)
+
+    class Layer(torch.nn.Module):
+        def forward(self, x, chosen, weight, gate_up, down):
+            return native_moe.experts(x, chosen, weight, gate_up, down) * 2
+
+    program = torch.export.export(Layer(), (x, chosen, weight, gate_up, down))
+    assert any("moe_experts" in str(node.target) for node in program.graph.nodes)
+    wanted = 2 * native_moe.experts(x, chosen, weight, gate_up, down)
+    assert torch.equal(program.module()(x, chosen, weight, gate_up, down), wanted)
