@@ -19,7 +19,7 @@ TESTED = {
     *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"),
 }
 UNTESTED = {
-    *("quality.moe", "quant.accuracy_8bit", "quant.accuracy_4bit", "quant.reach", "onnx.conformance"),
+    *("quant.accuracy_8bit", "quant.accuracy_4bit", "quant.reach", "onnx.conformance"),
     *("adaptation.tax", "adaptation.torch", "net.hetero", "net.cross_region", "net.trillion", "net.memory_pool"),
 }
 each = pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())

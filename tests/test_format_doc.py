@@ -15,7 +15,17 @@ SECTIONS = {
         *("Tier", "Status", "Role"),
     ),
     "data/claims/*.toml": (
-        *("Claim", "Source", "PairedRatio", "ExactRatio", "ExactGroup", "Coverage", "Modelled", "NotTested"),
+        *(
+            "Claim",
+            "Source",
+            "PairedRatio",
+            "ExactRatio",
+            "ExactGroup",
+            "Coverage",
+            "Modelled",
+            "EqualLoss",
+            "NotTested",
+        ),
     ),
     "verdicts --json": ("Verdict", "Outcome"),
 }
