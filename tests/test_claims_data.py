@@ -13,7 +13,7 @@ from frugalbench.schema import Claim, Coverage, ExactRatio, Modelled, NotTested,
 FILES = sorted(paths.data("claims").glob("*.toml"))
 CLAIMS = {file.stem: msgspec.convert(tomllib.loads(file.read_text("utf-8")), Claim) for file in FILES}
 TESTED = {
-    *("moe.compute", "moe.overhead", "moe.per_flop", "moe.per_watt"),
+    *("moe.compute", "moe.overhead", "moe.per_flop", "moe.per_watt", "quality.moe"),
     *("quant.memory", "quant.decode", "quant.prefill", "quant.per_watt", "quant.per_flop"),
     *("onnx.models", "onnx.parity", "onnx.speed"),
     *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"),

@@ -51,6 +51,22 @@ def test_smoke_holds_every_family() -> None:
     assert {case.workload for case in cases(planned())} == families
 
 
+def test_arms_that_do_not_fit_into_memory_together_are_skipped_with_both_sizes(tmp_path: Path) -> None:
+    text = "name = 'mine'\n[measure]\nmemory_limit_bytes = 700000000\n[[workload]]\nname = 'moe_ffn'\n"
+    plan = make_plan(load_config(write(tmp_path, text)), Box())
+    (comparison,) = plan.comparisons
+    assert 1 <= len(comparison.arms) < 7
+    assert sum(arm.memory_bytes for arm in comparison.arms) <= 700000000
+    assert "beside" in plan.skipped[0].reason
+    assert "measure.memory_limit_bytes allows 668 MiB: raise it" in plan.skipped[0].reason
+
+
+def test_a_plan_of_which_nothing_fits_says_so(tmp_path: Path) -> None:
+    text = "name = 'mine'\n[measure]\nmemory_limit_bytes = 1000000\n[[workload]]\nname = 'moe_ffn'\n"
+    with pytest.raises(NothingRunsHere, match="would hold"):
+        make_plan(load_config(write(tmp_path, text)), Box())
+
+
 def test_the_plan_is_deterministic_and_survives_storage() -> None:
     plan = planned()
     assert plan == planned()

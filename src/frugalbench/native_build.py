@@ -1,7 +1,8 @@
 """Compiles the shipped native kernels on first use, into the user's cache.
 
-The cache key is the source, the flags and the compiler's version line; a build is written beside its
-place and renamed into it under a file lock, so concurrent workers neither see half a file nor build twice.
+The cache key is the source (with the headers in the folder of its name), the flags and the compiler's version line;
+a build is written beside its place and renamed into it under a file lock, so concurrent workers neither see half a
+file nor build twice.
 """
 
 import contextlib
@@ -83,7 +84,9 @@ def _require_compiler() -> tuple[str, ...]:
 
 
 def _key(source: Path, compiler: tuple[str, ...], extra: tuple[str, ...]) -> str:
-    parts = (source.read_bytes(), " ".join((*FLAGS, *extra)).encode(), " ".join(compiler).encode())
+    headers = sorted((source.parent / source.stem).glob("*.h"))
+    texts = [path.read_bytes() for path in (source, *headers)]
+    parts = (*texts, " ".join((*FLAGS, *extra)).encode(), " ".join(compiler).encode())
     digest = hashlib.sha256(b"\0".join(parts) + b"\0" + compiler_version(compiler).encode())
     return f"{source.stem}-{digest.hexdigest()[:20]}"
 

@@ -5,6 +5,8 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 
+import msgspec
+
 from frugalbench.config import Config
 from frugalbench.schema import (
     Arm,
@@ -49,6 +51,9 @@ def make_plan(
     comparisons = [kept for item in expansions for kept in (_select(found, only) for found in item.comparisons) if kept]
     modelled = [case for item in expansions for case in item.modelled if _matches(case.id, only)]
     skipped = [skip for item in expansions for skip in item.skipped if _matches(skip.case.id, only)]
+    fitted = [_fit(item, config.measure.memory_limit_bytes) for item in comparisons]
+    comparisons = [item for item, _ in fitted if item.arms]
+    skipped += [skip for _, skips in fitted for skip in skips]
     if not (comparisons or modelled):
         _nothing(config, only, skipped)
     return Plan(seed=config.seed, comparisons=tuple(comparisons), skipped=tuple(skipped), modelled=tuple(modelled))
@@ -181,6 +186,28 @@ def _select_arm(arm: Arm, only: str | None) -> Arm | None:
     if not cases:
         return None
     return Arm(id=arm.id, cases=cases, imports=arm.imports, memory_bytes=arm.memory_bytes)
+
+
+def _fit(comparison: Comparison, limit_bytes: float) -> tuple[Comparison, list[Skipped]]:
+    """The arms that fit into memory together, taken in their order, and a reason for each of the others' cases.
+
+    Arms of a GPU hold their weights there, which this limit is not about.
+    """
+    kept: list[Arm] = []
+    skipped: list[Skipped] = []
+    held_bytes = 0.0
+    for arm in comparison.arms:
+        if arm.cases[0].device == "cpu" and held_bytes + arm.memory_bytes > limit_bytes:
+            beside = f" beside {byte_size(held_bytes)} of other arms" if held_bytes else ""
+            reason = (
+                f"would hold {byte_size(arm.memory_bytes)}{beside}; measure.memory_limit_bytes allows "
+                f"{byte_size(limit_bytes)}: raise it, take fewer arms, or make the shape smaller"
+            )
+            skipped += [Skipped(case=case, reason=reason) for case in arm.cases]
+        else:
+            kept.append(arm)
+            held_bytes += arm.memory_bytes
+    return msgspec.structs.replace(comparison, arms=tuple(kept)), skipped
 
 
 def _matches(text: str, only: str | None) -> bool:

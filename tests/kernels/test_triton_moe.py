@@ -1,29 +1,35 @@
 """The Triton expert kernel in Triton's interpreter, on the CPU: the same text that a GPU would compile."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 pytestmark = pytest.mark.real
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton", reason="needs Triton (its interpreter runs without a GPU)")
+pytest.importorskip("triton", reason="needs the extra 'triton'; its interpreter runs without a GPU")
 
 from frugalbench.workloads.layers import triton_ffn  # noqa: E402
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+inside = pytest.mark.skipif(not INTERPRETED, reason="runs in a process of its own, see the first test")
+
+
+@pytest.mark.skipif(INTERPRETED, reason="is the process of its own")
+def test_all_of_this_file_in_the_interpreter():
+    """Triton decides when it is imported whether it interprets, so that takes a process of its own."""
+    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(
+        program, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "5 passed" in done.stdout
 
 
 @pytest.fixture(scope="module")
 def kernel():
-    before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"
-    triton_ffn.kernel.cache_clear()
-    try:
-        yield triton_ffn.kernel()
-    finally:
-        triton_ffn.kernel.cache_clear()
-        if before is None:
-            del os.environ["TRITON_INTERPRET"]
-        else:
-            os.environ["TRITON_INTERPRET"] = before
+    return triton_ffn.kernel()
 
 
 def definition(x, chosen, weight, gate_up, down):
@@ -35,6 +41,7 @@ def definition(x, chosen, weight, gate_up, down):
     return y
 
 
+@inside
 @pytest.mark.parametrize(
     ("T", "D", "F", "E", "K"), [(1, 32, 32, 4, 2), (5, 33, 20, 3, 3), (40, 64, 70, 8, 2), (20, 48, 16, 8, 1)]
 )
@@ -50,6 +57,7 @@ def test_it_is_the_definition_at_any_size(kernel, T, D, F, E, K):
     assert float((found - wanted).abs().max() / wanted.pow(2).mean().sqrt()) < 2e-5
 
 
+@inside
 def test_every_copy_has_one_place_in_a_block_of_its_expert(kernel):
     chosen = torch.tensor([[2, 0], [2, 1], [2, 3]] * 9)
     places, owner = kernel.blocks_of(chosen, 5)

@@ -196,6 +196,7 @@ def test_machine_table_names_a_changed_fingerprint(tmp_path: Path) -> None:
 def test_small_texts() -> None:
     assert ratio_text(make_verdict(low=None, high=None)) == "1.20"
     assert ratio_text(UNTESTED) == "–"
+    assert ratio_text(make_verdict(low=4e-9, high=188756.0)) == "1.20 [<0.001, >1000]"
     assert counts_text(VERDICTS) == "2 supported, 1 refuted, 0 inconclusive, 1 not tested"
     names = ("moe_ffn", "moe.compute", "allreduce", "net.decay", "quantized_linear")
     assert [family_of(n) for n in names] == ["moe", "moe", "net", "net", "quant"]

@@ -21,6 +21,7 @@ FAMILIES = {
     "net": "Clusters and networks",
     "machine": "Measured peaks of this machine",
 }
+LEAST_BOUND, MOST_BOUND = 0.001, 1000.0
 _OTHER_NAMES = {"quality": "moe", "lm_quality": "moe", "allreduce": "net", "cluster": "net", "simulate": "net"}
 
 
@@ -58,8 +59,16 @@ def ratio_text(verdict: Verdict) -> str:
     if verdict.ratio is None:
         return DASH
     text = significant(verdict.ratio)
-    bounds = interval(verdict.low, verdict.high)
-    return text if bounds == DASH or verdict.low == verdict.high else f"{text} {bounds}"
+    if (verdict.low is None and verdict.high is None) or verdict.low == verdict.high:
+        return text
+    return f"{text} [{_bound(verdict.low)}, {_bound(verdict.high)}]"
+
+
+def _bound(value: float | None) -> str:
+    """A bound of a ratio; where two or three replicates allow anything, its digits would only widen the table."""
+    if value is not None and 0 < value < LEAST_BOUND:
+        return f"<{LEAST_BOUND:g}"
+    return f">{MOST_BOUND:g}" if value is not None and value > MOST_BOUND else significant(value)
 
 
 @lru_cache(maxsize=1)

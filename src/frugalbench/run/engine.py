@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from statistics import median
 
 from frugalbench import machine
 from frugalbench.config import Config
@@ -28,7 +29,9 @@ LEAST_REPLICATES = 2
 FIT_MARGIN = 1.5
 """One more replicate is begun at the end of a run only when this many times its length is left."""
 STEADY_STRETCH = 4.0
-"""So many times longer are the samples of a comparison whose latest replicate was under a steady load."""
+"""So many times longer are the samples of a comparison whose latest replicate was under a steady load ..."""
+WIDE_SPREAD = 0.3
+"""... if its samples differ by more than this (median over cases of the standard deviation of log time)."""
 OVERDRAFT = 0.25
 """Share of the remaining time that a comparison may take from the others to reach its first look."""
 
@@ -231,11 +234,14 @@ class Engine:
         return replicate
 
     def _sample_s(self, comparison: Comparison) -> float:
-        """Under a steady load samples are longer: one that lasts three slices of the scheduler tells little."""
+        """Under a steady load that makes samples differ widely they are longer: one that lasts three slices of the
+        scheduler tells little."""
         records = self._of(comparison)
-        latest = max((record.replicate for record in records), default=0)
-        steady = any(record.steady_load for record in records if record.replicate == latest)
-        return self.measure.sample_s * (STEADY_STRETCH if steady else 1.0)
+        number = max((record.replicate for record in records), default=0)
+        loaded = [record for record in records if record.replicate == number and record.steady_load]
+        spreads = [schedule.spread([sample.time_s for sample in record.samples]) for record in loaded]
+        wide = bool(spreads) and median(spreads) > WIDE_SPREAD
+        return self.measure.sample_s * (STEADY_STRETCH if wide else 1.0)
 
     def _look(self, comparison: Comparison, number: int) -> None:
         """A planned look at the data; unplanned ones are not taken."""

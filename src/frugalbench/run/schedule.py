@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
+from statistics import stdev
 
 from frugalbench.config import Measure
 from frugalbench.schema import Comparison
@@ -40,6 +41,12 @@ def slow_cases(call_s: Mapping[str, float], measure: Measure) -> set[str]:
 def attempts(rounds: int) -> int:
     """Largest number of rounds started to get ``rounds`` that no disturbance spoilt."""
     return rounds + math.ceil(rounds / 2)
+
+
+def spread(times_s: Sequence[float]) -> float:
+    """Standard deviation of the logarithm of positive times; 0 where there are fewer than two."""
+    logs = [math.log(time_s) for time_s in times_s if time_s > 0]
+    return stdev(logs) if len(logs) > 1 else 0.0
 
 
 def is_steady_load(void: int, total: int) -> bool:
