@@ -7,7 +7,7 @@ import pytest
 
 from factory import COST, make_record, make_run
 from frugalbench.analysis.load import load_run
-from frugalbench.analysis.saving import break_even, savings
+from frugalbench.analysis.saving import break_even, savings, skew
 from frugalbench.report import charts
 from frugalbench.report.render import render
 from frugalbench.report.saving import saving_tables
@@ -75,6 +75,20 @@ def test_the_chart_draws_arms_that_were_measured_at_several_points(run):
     (svg,) = charts.saving_svgs(savings(run))
     assert "moe-native" in svg and "tokens" in svg
     assert charts.saving_svgs(savings(run)[:1]) == []
+
+
+def test_skew_stands_beside_even_routing(tmp_path: Path):
+    rows = [
+        make_record(
+            MOE, "batch", time_s=time_s, noise=0.0, comparison=shape,
+            case_fields={"shape": shape, "params": {"tokens": 16, "routing": routing}},
+        )
+        for shape, routing, time_s in (("layer", "router", 0.002), ("layer-one", "one", 0.003), ("other", "router", 0.1))
+    ]  # fmt: skip
+    run = load_run(make_run(tmp_path / "run", rows))
+    assert skew(savings(run)) == {("layer", 16): {MOE: {"router": pytest.approx(0.002), "one": pytest.approx(0.003)}}}
+    table = saving_tables([run])[-1]
+    assert [cell.text for cell in table.rows[0]] == ["layer", "16", "native", "2.00 ms", "3.00 ms"]
 
 
 def test_runs_without_mixtures_have_no_table(tmp_path: Path):

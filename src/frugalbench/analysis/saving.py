@@ -110,3 +110,18 @@ def break_even(found: Sequence[Saving]) -> str:
     pays = ", ".join(str(tokens) for tokens, ratio in sorted(best.items()) if ratio >= 1)
     who = "the fastest mixture is as fast as the fastest dense layer of equal active parameters"
     return f"{who} at {pays or 'none'} of {tried} tokens"
+
+
+def skew(found: Sequence[Saving]) -> dict[tuple[str, int], dict[str, dict[str, float]]]:
+    """``(layer, tokens)`` to arm to routing to seconds per call, of layers that were measured under several routings.
+
+    Routings are comparisons of their own, so these times were not taken turn by turn.
+    """
+    points: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    for item in found:
+        if item.row.time_s and item.regime != "training":
+            layer = item.shape.removesuffix(f"-{item.routing.split(':')[0]}")
+            arms = points.setdefault((layer, item.tokens), {})
+            arms.setdefault(item.row.variant, {})[item.routing.split(":")[0]] = item.row.time_s
+    several = {key: {a: t for a, t in arms.items() if len(t) > 1} for key, arms in points.items()}
+    return {key: arms for key, arms in several.items() if arms}

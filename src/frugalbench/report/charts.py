@@ -90,7 +90,8 @@ def _text(value: Any) -> Any:
 def _saving_svg(data: list[dict[str, Any]], shape: str) -> str:
     import altair as alt
 
-    x = alt.X("tokens:Q", scale=alt.Scale(type="log", base=4), title="tokens")
+    values = sorted({point["tokens"] for point in data})
+    x = alt.X("tokens:Q", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=values), title="tokens")
     y = alt.Y("speed:Q", scale=alt.Scale(type="log", nice=False), title="speed / dense of equal active parameters")
     lines = (
         alt.Chart(alt.Data(values=data)).mark_line(point=True).encode(x=x, y=y, color=alt.Color("arm:N", title=None))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from frugalbench.analysis.load import Run
-from frugalbench.analysis.saving import Saving, break_even, savings
+from frugalbench.analysis.saving import Saving, break_even, savings, skew
 from frugalbench.analysis.statistics import Interval
 from frugalbench.report.tables import Cell, Table
 from frugalbench.units import DASH, interval, seconds, share, significant
@@ -12,12 +12,35 @@ _COLUMNS = ("tokens", "arm", "time", "roofline", "speed / active dense", "of sav
 
 
 def saving_tables(runs: Sequence[Run]) -> list[Table]:
-    """One table per run and shape; empty when no run measured mixtures."""
-    return [
-        _table(run, shape, found)
-        for run in runs
-        for shape, found in _by_shape(savings(run)).items()
-    ]  # fmt: skip
+    """Per run a table for each shape, and one of what skewed routing costs; empty when no run measured mixtures."""
+    tables = []
+    for run in runs:
+        found = savings(run)
+        tables += [_table(run, shape, rows) for shape, rows in _by_shape(found).items()]
+        tables += [_skew_table(run, skew(found))] if skew(found) else []
+    return tables
+
+
+def _skew_table(run: Run, points: dict[tuple[str, int], dict[str, dict[str, float]]]) -> Table:
+    routings = list(dict.fromkeys(name for arms in points.values() for times in arms.values() for name in times))
+    titles = ("layer", "tokens", "arm", *routings)
+    rows = tuple(
+        (
+            Cell(layer),
+            Cell(str(tokens)),
+            Cell(arm.removeprefix("moe-")),
+            *(Cell(seconds(times.get(r))) for r in routings),
+        )
+        for (layer, tokens), arms in points.items()
+        for arm, times in arms.items()
+    )
+    notes = (
+        "seconds per call by routing; router: as random weights route, one: every token to the same experts",
+        "a skewed batch hits fewer experts, so it moves fewer bytes; its busiest expert takes more of the time",
+        "routings were measured one after the other, not turn by turn: no interval, and nothing is decided by it",
+    )
+    columns = tuple((title, title not in ("layer", "arm")) for title in titles)
+    return Table(f"What skewed routing costs ({run.manifest.name})", columns, rows, notes, "moe")
 
 
 def _by_shape(found: Sequence[Saving]) -> dict[str, list[Saving]]:
