@@ -77,13 +77,16 @@ def test_the_chart_draws_arms_that_were_measured_at_several_points(run):
     assert charts.saving_svgs(savings(run)[:1]) == []
 
 
+LAYERS = (("layer", "router", 0.002), ("layer-one", "one", 0.003), ("other", "router", 0.1))
+
+
 def test_skew_stands_beside_even_routing(tmp_path: Path):
     rows = [
         make_record(
             MOE, "batch", time_s=time_s, noise=0.0, comparison=shape,
             case_fields={"shape": shape, "params": {"tokens": 16, "routing": routing}},
         )
-        for shape, routing, time_s in (("layer", "router", 0.002), ("layer-one", "one", 0.003), ("other", "router", 0.1))
+        for shape, routing, time_s in LAYERS
     ]  # fmt: skip
     run = load_run(make_run(tmp_path / "run", rows))
     assert skew(savings(run)) == {("layer", 16): {MOE: {"router": pytest.approx(0.002), "one": pytest.approx(0.003)}}}
