@@ -129,13 +129,17 @@ class Reader:
         first = {name: next(iter(arm.values())) for name, arm in arms.items()}
         weights = {name: self.weight(r, scale) for name, r in first.items()}
 
+        def trial(name: str, metric: str) -> list[float]:
+            """Pilot costs of the rounds that nothing spoilt; of all rounds where each was."""
+            rounds = [item for r in pilot.get(name, []) for item in per_unit(r, metric).items()]
+            return [c for number, c in rounds if number not in void[0]] or [c for _, c in rounds]
+
         def best_of(names: list[str]) -> str | None:
             if len(names) == 1 and names[0] in arms:
                 return names[0]
             scores = {}
             for name in names:
-                costs = [c for r in pilot.get(name, []) for c in per_unit(r, rule["metric"]).values()]
-                costs = costs or [c for r in pilot.get(name, []) for c in per_unit(r, "time").values()]
+                costs = trial(name, rule["metric"]) or trial(name, "time")
                 if weights.get(name) is not None and costs:
                     scores[name] = weights[name] / statistics.median(costs)
             return max(scores, key=scores.__getitem__, default=None)
