@@ -162,6 +162,9 @@ PLUGIN = Path(__file__).parent / "fixtures" / "plugin" / "doubling.toml"
     ("table", "says"),
     [
         ("name = 'moe_ffn'\nprefill_tokens = [1000000000000]", "operations a call"),
+        ("name = 'moe_ffn'\nshape = 'own'\nexperts = 100000000000", "a call; "),
+        ("name = 'moe_ffn'\nshape = 'own'\nd_model = 1\ndecode_tokens = [1000000000000]", "a call; "),
+        ("name = 'lm_quality'\nd_model = 1048576\nlayers = 1048576", "operations a call"),
         ("name = 'moe_ffn'\nstream_bytes = 1099511627776", "would hold"),
         ("name = 'moe_ffn'\nstream_bytes = 1000000000000000", "beyond any machine"),
         ("name = 'moe_ffn'\nvariants = ['moe-sorted', 'moe-sorted']", "there twice"),

@@ -41,8 +41,9 @@ REGIMES = ("decode", "batch", "prefill", "training")
 BATCHES = {"decode": 8, "batch": 4, "prefill": 2, "training": 2}
 """Distinct token batches that a regime cycles through."""
 OWN_SHAPE = "own"
-_MOST_DRAWN = 2**26
-"""Values of one batch of tokens that planning draws to count the experts hit."""
+_MOST_DRAWN = 2**23
+"""Values of a batch of tokens, of its logits or of a router that planning draws to count the experts hit; enough for
+4096 tokens of width 2048."""
 
 _MIB = 2**20
 _QWEN3 = "transformers.models.qwen3_moe.modeling_qwen3_moe"
@@ -53,7 +54,8 @@ _TIE_MARGIN = 1e-3
 """Tokens whose last chosen and first rejected expert lie closer than this (in logits) are drawn again: rounding
 must not decide which expert computes."""
 _MOST_BATCHED_TOKENS = 64
-"""``batched_mm`` copies the weights of every chosen expert for every token: 16 GB for 256 tokens of OLMoE."""
+"""``batched_mm`` copies the weights of every chosen expert for every token: in fp32, 256 tokens x 8 experts x 3 x 2048
+x 1024 values are 52 GB at the full widths of OLMoE."""
 
 DEFAULTS: dict[str, Any] = {
     "shape": "qwen3-30b-a3b",
@@ -280,8 +282,9 @@ def experts_hit(seed: int, params: dict[str, Any], regime: str) -> float:
 
     Of batches too large to draw while planning it is the expectation under uniform routing: all experts, nearly.
     """
-    if params["tokens"] * params["d_model"] > _MOST_DRAWN:
-        return accounting.expected_distinct_experts(params["tokens"], params["experts"], params["top_k"])
+    T, D, E = params["tokens"], params["d_model"], params["experts"]
+    if max(T * D, T * E, E * D) > _MOST_DRAWN:
+        return accounting.expected_distinct_experts(T, E, params["top_k"])
     keys = ("model", "d_model", "experts", "top_k", "routing", "tokens")
     return _experts_hit(seed, json.dumps({key: params[key] for key in keys}), regime)
 

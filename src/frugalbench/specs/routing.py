@@ -79,8 +79,13 @@ def read_trace(path: Path, experts: int, chosen: int) -> np.ndarray:
     try:
         lines = read_bounded(path, MOST_TRACE_BYTES).decode("ascii").splitlines()
         rows = [_line(row, number, path, experts, chosen) for number, row in enumerate(csv.reader(lines), 1) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise FrugalbenchError(f"cannot read the trace {path}: {problem}") from None
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise FrugalbenchError(
+            f"cannot read the trace {path}: {reason}; routing = 'trace:FILE' names a CSV file, from the current folder"
+        ) from None
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise FrugalbenchError(f"the trace {path} is no CSV file of whole numbers: {problem}") from None
     if not rows:
         raise FrugalbenchError(f"{path}: an empty trace")
     return np.asarray(rows, dtype=np.int64)
