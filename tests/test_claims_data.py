@@ -8,18 +8,26 @@ import msgspec
 import pytest
 
 from frugalbench import paths
-from frugalbench.schema import Claim, Coverage, ExactRatio, Modelled, NotTested, PairedRatio
+from frugalbench.schema import Claim, Coverage, ExactRatio, Modelled, NonInferiority, NotTested, PairedRatio
 
 FILES = sorted(paths.data("claims").glob("*.toml"))
 CLAIMS = {file.stem: msgspec.convert(tomllib.loads(file.read_text("utf-8")), Claim) for file in FILES}
 TESTED = {
     *("moe.compute", "moe.overhead", "moe.per_flop", "moe.per_watt", "quality.moe"),
-    *("quant.memory", "quant.decode", "quant.prefill", "quant.per_watt", "quant.per_flop"),
+    *(
+        "quant.accuracy_8bit",
+        "quant.accuracy_4bit",
+        "quant.memory",
+        "quant.decode",
+        "quant.prefill",
+        "quant.per_watt",
+        "quant.per_flop",
+    ),
     *("onnx.models", "onnx.parity", "onnx.speed"),
     *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"),
 }
 UNTESTED = {
-    *("quant.accuracy_8bit", "quant.accuracy_4bit", "quant.reach", "onnx.conformance"),
+    *("quant.reach", "onnx.conformance"),
     *("adaptation.tax", "adaptation.torch", "net.hetero", "net.cross_region", "net.trillion", "net.memory_pool"),
 }
 each = pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
@@ -108,7 +116,15 @@ def test_memory_groups_cover_its_regimes():
     claim = CLAIMS["quant.memory"]
     assert isinstance(claim.rule, ExactRatio)
     assert tuple(group.regime for group in claim.rule.groups) == claim.regimes
-    assert [group.threshold for group in claim.rule.groups] == [0.55, 0.32]
+    assert [group.threshold for group in claim.rule.groups] == [0.55, 0.32] * 2
+
+
+def test_accuracy_is_held_against_the_unquantised_model():
+    for bits in ("8", "4"):
+        claim = CLAIMS[f"quant.accuracy_{bits}bit"]
+        assert isinstance(claim.rule, NonInferiority)
+        assert claim.rule.baseline not in claim.rule.candidates
+        assert claim.threshold < claim.rule.strict < 1
 
 
 def test_coverage_and_modelled_rules():

@@ -24,6 +24,7 @@ SECTIONS = {
             "Coverage",
             "Modelled",
             "EqualLoss",
+            "NonInferiority",
             "NotTested",
         ),
     ),

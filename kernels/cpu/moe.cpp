@@ -33,11 +33,6 @@ void prefer_large_pages([[maybe_unused]] float* values, [[maybe_unused]] int64_t
 #endif
 }
 
-Carver whole(void* workspace, int64_t bytes) {
-    char* begin = static_cast<char*>(workspace);
-    return {begin, begin + bytes};
-}
-
 }  // namespace
 
 extern "C" {

@@ -1,7 +1,6 @@
 """Compiles the shipped native kernels on first use, into the user's cache.
 
-The cache key is the source (with the headers in the folder of its name), the flags and the compiler's version line;
-a build is written beside its place and renamed into it under a file lock, so concurrent workers neither see half a
+The cache key is the source (with all headers beside it), the flags and the compiler's version line; a build is written beside its place and renamed into it under a file lock, so concurrent workers neither see half a
 file nor build twice.
 """
 
@@ -84,7 +83,7 @@ def _require_compiler() -> tuple[str, ...]:
 
 
 def _key(source: Path, compiler: tuple[str, ...], extra: tuple[str, ...]) -> str:
-    headers = sorted((source.parent / source.stem).glob("*.h"))
+    headers = sorted(source.parent.rglob("*.h"))
     texts = [path.read_bytes() for path in (source, *headers)]
     parts = (*texts, " ".join((*FLAGS, *extra)).encode(), " ".join(compiler).encode())
     digest = hashlib.sha256(b"\0".join(parts) + b"\0" + compiler_version(compiler).encode())

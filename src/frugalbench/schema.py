@@ -366,6 +366,8 @@ class ExactGroup(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     regime: str
     variants: tuple[str, ...]
     threshold: float
+    workload: str = ""
+    """Where it is not the rule's own; each shape then has a row of its own."""
 
 
 class ExactRatio(Frozen, frozen=True, kw_only=True, tag="exact_ratio", tag_field="kind", forbid_unknown_fields=True):
@@ -404,13 +406,25 @@ class EqualLoss(Frozen, frozen=True, kw_only=True, tag="equal_loss", tag_field="
     """Key of the curve's points that is compared."""
 
 
+class NonInferiority(
+    Frozen, frozen=True, kw_only=True, tag="non_inferiority", tag_field="kind", forbid_unknown_fields=True
+):
+    """Share of right answers over the baseline's, on the same items; one verdict per model, task and candidate."""
+
+    workload: str
+    baseline: str
+    candidates: tuple[str, ...]
+    strict: float
+    """A stricter gate than the claim's, shown beside it."""
+
+
 class NotTested(Frozen, frozen=True, kw_only=True, tag="not_tested", tag_field="kind", forbid_unknown_fields=True):
     """No workload tests the claim yet."""
 
     reason: str
 
 
-Rule = PairedRatio | ExactRatio | Coverage | Modelled | EqualLoss | NotTested
+Rule = PairedRatio | ExactRatio | Coverage | Modelled | EqualLoss | NonInferiority | NotTested
 
 
 class Claim(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):

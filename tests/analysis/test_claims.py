@@ -286,6 +286,20 @@ def test_shapes_are_judged_apart() -> None:
     assert shipped(rows, "ort-int8 @ large").verdict is Outcome.REFUTED
 
 
+def test_one_shape_at_several_numbers_of_tokens_is_judged_apart_and_named() -> None:
+    records = []
+    for tokens, time_s in ((1, 0.005), (4, 0.020)):
+        fields = {"shape": "s", "cost": msgspec.structs.replace(COST, token=tokens)}
+        for name, value in (("torch-fp32", 0.01), ("ort-int8", time_s)):
+            records += make_replicates(
+                name, value, workload="quantized_linear", regime="decode", comparison=f"c{tokens}",
+                case_fields=fields | {"id": f"{name}-{tokens}"},
+            )  # fmt: skip
+    rows = judged(DECODE, records)
+    assert shipped(rows, "ort-int8 @ s x 1").verdict is Outcome.SUPPORTED
+    assert shipped(rows, "ort-int8 @ s x 4").verdict is Outcome.REFUTED
+
+
 def test_looks_cost_confidence() -> None:
     records = quantised({"torch-fp32": 0.01, "ort-int8": 0.005})
     one, four = (shipped(judged(DECODE, records, alpha=a), "ort-int8") for a in (0.05, 0.0125))
@@ -369,7 +383,7 @@ def exact_records(claim: Claim, value_of: Callable[[float], float]) -> list[Reco
     rule = claim.rule
     return [
         make_record(
-            name, "decode", rule.workload,
+            name, "decode", group.workload or rule.workload,
             facts={
                 rule.numerator: make_fact(1e6 * value_of(group.threshold), "bytes"),
                 rule.denominator: make_fact(1e6, "bytes"),

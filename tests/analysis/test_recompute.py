@@ -187,7 +187,8 @@ class Reader:
             for variant in group["variants"]:
                 for r in self.records:
                     facts = r.get("facts", {})
-                    here = (r["case"]["workload"], r["case"]["variant"]) == (rule["workload"], variant)
+                    workload = group.get("workload", rule["workload"])
+                    here = (r["case"]["workload"], r["case"]["variant"]) == (workload, variant)
                     if here and r["status"] != "failed" and {rule["numerator"], rule["denominator"]} <= facts.keys():
                         ratio = facts[rule["numerator"]]["value"] / facts[rule["denominator"]]["value"]
                         verdict = answer(claim["direction"], group["threshold"], (ratio, ratio, ratio))

@@ -48,7 +48,7 @@ def machine(threads: int) -> tuple[float, float]:
 
 def arm(variant: str, layer: dict, regime: str, tokens: int, context: Context):
     """A function of a position, over as many copies of the weights as exceed the cache."""
-    params = spec._with_copies(layer, variant, STREAM_BYTES, context.threads) | {"tokens": tokens}
+    params = spec._held(layer, variant, STREAM_BYTES, context.threads, {regime: tokens}) | {"tokens": tokens}
     if not params["d_ff"]:
         params["experts_hit"] = spec.experts_hit(SEED, params, regime)
     layers = [builder._layer(variant, params, context, copy) for copy in range(params["copies"])]

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from factory import COST, make_record, make_run
+from factory import COST, make_fact, make_record, make_run
 from frugalbench.analysis.load import load_run
 from frugalbench.analysis.saving import break_even, savings, skew
 from frugalbench.report import charts
@@ -92,6 +92,34 @@ def test_skew_stands_beside_even_routing(tmp_path: Path):
     assert skew(savings(run)) == {("layer", 16): {MOE: {"router": pytest.approx(0.002), "one": pytest.approx(0.003)}}}
     table = saving_tables([run])[-1]
     assert [cell.text for cell in table.rows[0]] == ["layer", "16", "native", "2.00 ms", "3.00 ms"]
+
+
+def test_dropped_copies_are_shown_where_experts_have_a_capacity(run, tmp_path: Path):
+    (plain,) = saving_tables([run])
+    assert not any("dropped" in name for name, _ in plain.columns)
+    assert not any("attention" in note for note in plain.notes)
+    rows = [
+        make_record(
+            variant, regime, time_s=time_s, noise=1e-4, replicate=number, comparison="c",
+            facts={"dropped_share": make_fact(0.25, "1")} if variant == MOE else {},
+            case_fields={
+                "id": f"moe_ffn/{variant}/{regime}", "shape": "small-block-cap1",
+                "params": {"tokens": tokens, "view": "block"},
+                "cost": msgspec.structs.replace(COST, token=tokens, flop=flop),
+            },
+        )
+        for variant, time_s, flops in ((TOTAL, 0.08, (1.6e10, 1.6e10)), (MOE, 0.01, (2e9, 4e9)))
+        for regime, tokens, flop in (("decode", 4, flops[0]), ("batch", 16, flops[1]))
+        for number in range(1, 5)
+    ]  # fmt: skip
+    capped = load_run(make_run(tmp_path / "capped", rows))
+    assert [item.dropped_share for item in savings(capped)] == [0.25, 0.25]
+    (table,) = saving_tables([capped])
+    assert table.columns[-1] == ("dropped", True)
+    assert [line[-1].text for line in table.rows] == ["25%", "25%"]
+    assert any("4.00 to 8.00 times fewer FLOP" in note for note in table.notes)
+    assert any("attention" in note for note in table.notes)
+    assert max(map(len, render([capped], []).splitlines())) <= 80
 
 
 def test_runs_without_mixtures_have_no_table(tmp_path: Path):

@@ -55,6 +55,29 @@ def test_skipped_cases_become_records_once(tmp_path, monkeypatch):
     assert second.records == []
 
 
+def test_an_arm_without_a_kernel_here_is_skipped_by_the_first_worker_and_not_asked_again(tmp_path):
+    log = str(tmp_path / "log")
+    comparison = make_comparison(make_arm("a"), make_arm("b", no_path="no kernel\nin this build", log=log))
+    result = run_fake(tmp_path / "run", comparison)
+    record = result.one("b", 0)
+    assert (record.status, record.reason, record.samples) == (Status.SKIPPED, "no kernel in this build", ())
+    assert len(log_entries(log, "start")) == 1
+    assert result.outcome.failed == 0
+    assert {r.replicate for r in result.of("a")} == {0, 1, 2}
+    assert run_fake(tmp_path / "again", comparison, before=result.records).records == []
+
+
+def test_a_case_that_loading_shows_to_be_hopeless_is_capped_by_the_first_worker_and_not_asked_again(tmp_path):
+    log = str(tmp_path / "log")
+    comparison = make_comparison(make_arm("a"), make_arm("b", capped="would take an hour", log=log))
+    result = run_fake(tmp_path / "run", comparison)
+    record = result.one("b", 0)
+    assert (record.status, record.reason, record.samples) == (Status.CAPPED, "would take an hour", ())
+    assert record.verification is None
+    assert len(log_entries(log, "start")) == 1
+    assert result.outcome.failed == 0
+
+
 # Going on with a run
 
 

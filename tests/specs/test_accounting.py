@@ -85,6 +85,31 @@ def test_transformer_block_matches_counter(kv_heads):
     assert expected == counted(lambda: swiglu(attention(x, heads, kv_heads, head_dim, projections), weights))
 
 
+@pytest.mark.parametrize("cached", [0, 6])
+@pytest.mark.parametrize("seq", [1, 5])
+def test_grouped_attention_behind_a_cache_matches_counter(seq, cached):
+    """Causal pairs too: what is run multiplies whole rows, masked or not; the formula counts the mask's ones."""
+    batch, d_model, heads, kv_heads, head_dim = 2, 24, 4, 2, 8
+    weights = [torch.randn(n * head_dim, d_model) for n in (heads, kv_heads, kv_heads)]
+    x, merge = torch.randn(batch, seq, d_model), torch.randn(d_model, heads * head_dim)
+    old = [torch.randn(batch, kv_heads, cached, head_dim) for _ in range(2)]
+    mask = torch.ones(seq, cached + seq, dtype=torch.bool).tril(cached)
+
+    def run():
+        q, k, v = (F.linear(x, w).view(batch, seq, -1, head_dim).transpose(1, 2) for w in weights)
+        k, v = (torch.cat(pair, 2).repeat_interleave(heads // kv_heads, 1) for pair in zip(old, (k, v), strict=True))
+        scores = (q @ k.transpose(-1, -2)).masked_fill(~mask, -torch.inf)
+        return F.linear((scores.softmax(-1) @ v).transpose(1, 2).flatten(2), merge)
+
+    sizes = (batch, seq, d_model, heads, kv_heads, head_dim)
+    assert acc.attention_flop(*sizes, cached=cached) == counted(run)
+    masked = 4 * batch * heads * head_dim * int((~mask).sum())
+    assert acc.attention_flop(*sizes, cached=cached, causal=True) == counted(run) - masked
+    assert acc.attended_pairs(seq, cached, causal=True) == int(mask.sum())
+    assert acc.attention_parameters(d_model, *sizes[3:]) == sum(w.numel() for w in (*weights, merge))
+    assert acc.kv_bytes(batch * cached, kv_heads, head_dim) == sum(item.nbytes for item in old)
+
+
 def test_encoder_matches_counter():
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -134,6 +159,26 @@ def test_distinct_experts_equals_enumeration(tokens, experts, top_k):
     choices = list(itertools.combinations(range(experts), top_k))
     hits = [len(set(itertools.chain(*draw))) for draw in itertools.product(choices, repeat=tokens)]
     assert acc.expected_distinct_experts(tokens, experts, top_k) == pytest.approx(np.mean(hits))
+
+
+@pytest.mark.parametrize(("tokens", "experts", "top_k"), [(1, 5, 2), (2, 4, 2), (3, 4, 1), (2, 5, 3), (3, 3, 3)])
+@pytest.mark.parametrize("capacity", [1, 2, 3])
+def test_kept_choices_equal_enumeration(tokens, experts, top_k, capacity):
+    choices = list(itertools.combinations(range(experts), top_k))
+    kept = [
+        np.minimum(np.bincount(list(itertools.chain(*draw))), capacity).sum()
+        for draw in itertools.product(choices, repeat=tokens)
+    ]
+    assert acc.expected_kept_choices(tokens, experts, top_k, capacity) == pytest.approx(np.mean(kept))
+
+
+@given(tokens=st.integers(1, 10**7), experts=st.integers(1, 512), factor=st.floats(0.05, 3), data=st.data())
+def test_kept_choices_bounds(tokens, experts, factor, data):
+    top_k = data.draw(st.integers(1, experts))
+    capacity = int(np.ceil(factor * tokens * top_k / experts))
+    kept = acc.expected_kept_choices(tokens, experts, top_k, capacity)
+    assert 0 < kept <= min(tokens * top_k, experts * capacity) * (1 + 1e-9)
+    assert capacity < tokens or kept == pytest.approx(tokens * top_k)
 
 
 @given(tokens=st.integers(1, 4096), experts=st.integers(1, 512), data=st.data())

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from frugalbench.schema import FrugalbenchError
 from frugalbench.specs import moe_ffn as spec
+from frugalbench.specs import moe_inputs as inputs
 from frugalbench.specs.base import Settings
 
 MIB = 2**20
@@ -179,6 +180,52 @@ def test_what_an_arm_cannot_do_is_skipped_with_its_reason():
     assert "copies expert weights for every token" in found["moe-transformers-batched", "prefill"]
 
 
+def test_capacity_is_in_the_name_and_counts_what_is_kept():
+    dropless, tight = cases(), cases(capacity_factor=1)
+    for regime in spec.REGIMES:
+        was, now = dropless["moe-sorted", regime], tight["moe-sorted", regime]
+        assert now.shape == "qwen3-30b-a3b@0.25-cap1"
+        kept, asked = now.params["kept_choices"], 8 * now.params["tokens"]
+        assert 0 < kept < asked
+        times = 3 if regime == "training" else 1
+        assert was.cost.flop - now.cost.flop == pytest.approx(times * 6 * (asked - kept) * 512 * 192)
+        assert now.cost.active_parameters == was.cost.active_parameters
+        assert tight["dense-equal-active", regime].cost == dropless["dense-equal-active", regime].cost
+    assert "kept_choices" not in dropless["moe-sorted", "decode"].params
+
+
+def test_more_room_keeps_more_until_nothing_is_dropped():
+    kept = [
+        cases(capacity_factor=factor, variants=["dense-equal-active", "moe-sorted"])["moe-sorted", "prefill"]
+        for factor in (0.5, 1.0, 1.25, 2.0, 16.0)
+    ]
+    counts = [case.params["kept_choices"] for case in kept]
+    assert counts == sorted(counts) and counts[0] < counts[-1] == 8 * 256
+    assert kept[-1].cost.flop == cases()["moe-sorted", "prefill"].cost.flop
+
+
+def test_batches_too_large_to_draw_keep_what_the_formula_says():
+    params = {**SMALL, "capacity_factor": 1.0, "tokens": 700, "experts": 64}
+    drawn, formula = inputs.trace(3, params, "training"), inputs.expected_trace(params)
+    assert drawn["kept_choices"] == pytest.approx(formula["kept_choices"], rel=0.03)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**40), st.integers(1, 24))
+def test_under_a_capacity_the_order_of_choices_is_clear(seed, tokens):
+    params = {**SMALL, "tokens": tokens, "capacity_factor": 1.0}
+    rows = spec.token_batches(seed, params, "batch").reshape(-1, 32).astype(float)
+    ranked = np.sort(rows @ spec.router_weights(seed, params).astype(float).T, axis=1)[:, ::-1]
+    assert (-np.diff(ranked, axis=1)[:, :8]).min() > 5e-4
+
+
+def test_arms_that_know_no_capacity_are_skipped():
+    skips = expand(capacity_factor=1.25, variants=["dense-equal-active", "moe-transformers", "moe-compiled"]).skipped
+    reasons = {skip.case.variant: skip.reason for skip in skips if skip.case.regime == "decode"}
+    assert "drop nothing" in reasons["moe-transformers"]
+    assert "torch.compile" in reasons["moe-compiled"]
+
+
 def test_every_position_of_the_rotation_is_reached():
     assert spec.rotation({"copies": 3}, "decode") == 8
     assert spec.rotation({"copies": 30}, "decode") == 30
@@ -215,6 +262,11 @@ def test_bad_options_are_named(options, message):
         {"routing": "skewed"},
         {"routing": "trace:nowhere.csv"},
         {"stream_bytes": -1},
+        {"capacity_factor": -0.5},
+        {"capacity_factor": float("nan")},
+        {"capacity_factor": float("inf")},
+        {"capacity_factor": True},
+        {"shape": "own", "experts": 600, "top_k": 600, "capacity_factor": 1.0},
         {"variants": []},
         {"regimes": []},
     ],

@@ -1,12 +1,11 @@
-"""The spec of quantized_linear: costs by formula, copies, skips, and what it refuses."""
+"""The spec of quantized_linear: comparisons, costs, skips, and what it refuses."""
 
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from frugalbench.schema import FrugalbenchError
+from frugalbench.specs import quant_formats as formats
 from frugalbench.specs import quantized_linear as spec
 from frugalbench.specs.base import Settings
 
@@ -38,57 +37,73 @@ def by_variant(expansion):
     return {arm.cases[0].variant: arm.cases for arm in expansion.comparisons[0].arms}
 
 
-def test_default_is_one_comparison_of_every_variant_in_two_regimes():
+def test_default_is_one_comparison_of_the_usual_variants_in_two_regimes():
     expansion = expand()
     (comparison,) = expansion.comparisons
     assert comparison.id == "quantized_linear/4096x4096"
     assert not expansion.skipped
-    assert list(by_variant(expansion)) == list(spec.FORMATS)
+    assert list(by_variant(expansion)) == list(spec.USUAL)
     assert all([c.regime for c in arm.cases] == ["decode", "prefill"] for arm in comparison.arms)
     ids = [case.id for arm in comparison.arms for case in arm.cases]
     assert len(set(ids)) == len(ids) == 20
+    assert "quantized_linear/torch-fp32/4096x4096/decode/torch/cpu" in ids
+
+
+def test_every_variant_can_be_asked_for():
+    assert list(by_variant(expand(variants=list(formats.FORMATS)))) == list(formats.FORMATS)
+
+
+def test_one_number_means_a_list_of_one():
+    assert expand(prefill_tokens=64, decode_tokens=2) == expand(prefill_tokens=[64], decode_tokens=[2])
+
+
+def test_several_numbers_make_several_comparisons_with_ids_of_their_own():
+    expansion = expand(decode_tokens=[1, 4], batch_tokens=[32], prefill_tokens=[256], variants=["torch-fp32"])
+    assert [item.id for item in expansion.comparisons] == ["quantized_linear/4096x4096", "quantized_linear/4096x4096/4"]
+    points = [[(case.regime, case.params["m"]) for case in item.arms[0].cases] for item in expansion.comparisons]
+    assert points == [[("decode", 1), ("batch", 32), ("prefill", 256)], [("decode", 4)]]
+    arms = [item.arms[0].id for item in expansion.comparisons]
+    cases = [case.id for item in expansion.comparisons for case in item.arms[0].cases]
+    assert len(set(arms)) == 2
+    assert len(set(cases)) == 4
+    assert cases[3] == "quantized_linear/torch-fp32/4096x4096/decode-4/torch/cpu"
+
+
+def test_a_regime_without_tokens_is_left_out():
+    (comparison,) = expand(decode_tokens=[], variants=["torch-fp32"]).comparisons
+    assert [case.regime for case in comparison.arms[0].cases] == ["prefill"]
 
 
 @pytest.mark.parametrize(
-    ("variant", "expected"),
-    [  # by hand, 64 outputs x 128 inputs, groups of 32
-        ("torch-fp32", 32768),
-        ("torch-bf16", 16384),
-        ("torch-int8-dynamic", 8192 + 16),
-        ("bnb-int8", 8192 + 256),
-        ("bnb-nf4", 4096 + 128 * 4 + 64),
-        ("ort-int8", 8192 + 64 * 4 * 4 + 64 * 4),
-        ("ort-int4", 4096 + 64 * 4 * 4 + 64 * 2),
-    ],
+    ("variant", "width"), [("torch-bf16", 2), ("torch-fp16", 2), ("torchao-int4", 2), ("ort-int4", 4)]
 )
-def test_weight_bytes_include_scales_and_zero_points(variant, expected):
+def test_traffic_is_the_weights_once_and_inputs_and_outputs_in_their_type(variant, width):
     cases = by_variant(expand(shape="64x128", variants=[variant], prefill_tokens=8))[variant]
-    for case, tokens, width in zip(cases, (1, 8), (2, 2) if variant == "torch-bf16" else (4, 4), strict=True):
-        assert case.cost.weight_bytes == expected
-        assert case.cost.traffic_bytes == expected + width * tokens * (64 + 128)
+    for case, tokens in zip(cases, (1, 8), strict=True):
+        assert case.cost.traffic_bytes == case.cost.weight_bytes + width * tokens * (64 + 128)
         assert case.cost.token == tokens
         assert case.cost.flop + case.cost.op == 2 * tokens * 64 * 128
 
 
 def test_integer_arms_count_operations_and_float_arms_flop(monkeypatch):
-    monkeypatch.setattr(spec, "cpu_flags", frozenset)
-    cases = by_variant(expand())
+    monkeypatch.setattr(formats, "cpu_flags", frozenset)
+    cases = by_variant(expand(variants=list(formats.FORMATS)))
     integer = {name for name, (case, _) in cases.items() if case.cost.op}
-    assert integer == {"torch-int8-dynamic", "ort-int8-acc4", "ort-int4-acc4"}
+    assert integer == {
+        "torch-int8-dynamic", "ort-int8-acc4", "ort-int4-acc4", "ort-int8-dynamic", "ort-int8-qdq",
+        "torchao-int8-dynamic", "llama-q8_0", "llama-q4_0", "llama-q4_k", "native-w8a8", "native-w4a8",
+    }  # fmt: skip
     for name, (case, _) in cases.items():
         assert (case.cost.flop == 0) == (name in integer)
         assert (case.peaks[0] == "int8_op_per_s") == (name in integer)
         assert case.peaks[1] == "read_bytes_per_s"
 
 
-def test_bitsandbytes_is_fused_where_the_processor_allows_it(monkeypatch):
+def test_a_fused_arm_streams_more_copies_and_a_bfloat16_one_is_allowed_more(monkeypatch):
     flags = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"})
-    assert spec.resolve("bnb-int8", "cpu", frozenset()).materialises
-    assert not spec.resolve("bnb-int8", "cpu", flags).materialises
-    assert spec.resolve("bnb-nf4", "cpu", flags).peak == "bf16_flop_per_s"
-    monkeypatch.setattr(spec, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(formats, "cpu_flags", lambda: flags)
     fused = by_variant(expand())["bnb-nf4"][0]
-    monkeypatch.setattr(spec, "cpu_flags", frozenset)
+    monkeypatch.setattr(formats, "cpu_flags", frozenset)
     plain = by_variant(expand())["bnb-nf4"][0]
     assert fused.params["copies"] > plain.params["copies"]
     assert fused.tolerance > plain.tolerance
@@ -99,34 +114,32 @@ def test_automatic_stream_is_four_caches_within_bounds(cache, expected):
     assert spec.automatic_stream_bytes(cache) == expected * MIB
 
 
-@given(
-    variant=st.sampled_from(list(spec.FORMATS)),
-    n=st.integers(1, 64).map(lambda i: 32 * i),
-    k=st.integers(1, 32).map(lambda i: 64 * i),
-    group=st.sampled_from([16, 32, 64, 128]),
-    stream=st.integers(1, 2**24),
-)
-def test_copies_cover_the_stream_and_no_more(variant, n, k, group, stream):
-    fmt = spec.FORMATS[variant]
-    each = spec.stored_bytes(fmt.scheme, n, k, fmt.bits, group) + (4 * n * k if fmt.materialises else 0)
-    copies = spec.count_copies(fmt, n, k, group, stream)
-    assert copies >= 2
-    assert copies * each >= stream
-    assert copies == 2 or (copies - 1) * each < stream
-
-
-def test_every_lossy_format_is_smaller_than_bfloat16():
-    for variant in spec.FORMATS:
-        fmt = spec.FORMATS[variant]
-        share = spec.stored_bytes(fmt.scheme, 4096, 4096, fmt.bits, 32) / (2 * 4096**2)
-        assert share <= {32: 2, 16: 1, 8: 0.6, 4: 0.33}[fmt.bits]
-
-
 def test_missing_package_skips_with_the_command_that_gets_it():
     expansion = expand(Machine(absent=("bitsandbytes",)))
     assert {s.case.variant for s in expansion.skipped} == {"bnb-int8", "bnb-nf4"}
     assert all("pip install bitsandbytes" in s.reason for s in expansion.skipped)
     assert "bnb-nf4" not in by_variant(expansion)
+
+
+@pytest.mark.parametrize(
+    ("package", "variant", "extra"),
+    [
+        ("torchao", "torchao-int4", "frugalbench[torchao]"),
+        ("llama-cpp-python", "llama-q4_0", "frugalbench[llama]"),
+        ("openvino", "openvino-int4", "frugalbench[openvino]"),
+    ],
+)
+def test_what_an_extra_brings_is_skipped_with_its_name(package, variant, extra):
+    expansion = expand(Machine(absent=(package,)), variants=[variant, "torch-fp32"])
+    assert {s.case.variant for s in expansion.skipped} == {variant}
+    assert all(s.reason == f"{package} is not installed: pip install '{extra}'" for s in expansion.skipped)
+
+
+def test_a_group_that_does_not_divide_the_inputs_is_skipped_where_nothing_pads():
+    expansion = expand(shape="64x192", group_size=128, variants=["openvino-int4", "ort-int4", "llama-q4_k"])
+    assert {s.case.variant for s in expansion.skipped} == {"openvino-int4", "llama-q4_k"}
+    assert all("do not divide 192" in s.reason for s in expansion.skipped)
+    assert list(by_variant(expansion)) == ["ort-int4"]
 
 
 def test_cuda_keeps_torch_and_bitsandbytes_only():
@@ -146,6 +159,12 @@ def test_cuda_keeps_torch_and_bitsandbytes_only():
         ({"shape": "100x64"}, "multiple"),
         ({"shape": "64x100"}, "multiple"),
         ({"decode_tokens": 0}, "decode_tokens"),
+        ({"batch_tokens": [32, 0]}, "batch_tokens"),
+        ({"batch_tokens": ["32"]}, "batch_tokens"),
+        ({"decode_tokens": [1.5]}, "decode_tokens"),
+        ({"decode_tokens": True}, "decode_tokens"),
+        ({"decode_tokens": [], "prefill_tokens": []}, "no tokens"),
+        ({"variants": []}, "variants"),
         ({"stream_bytes": -1}, "stream_bytes"),
         ({"group_size": 33}, "group_size"),
         ({"variants": ["ort-int3"]}, "did you mean"),

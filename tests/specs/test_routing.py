@@ -102,3 +102,51 @@ def test_hits_are_those_of_the_batches(kind):
     hits = [len(np.unique(np.argsort(-(x @ router.T), axis=1)[:, :K])) for x in batches]
     assert spec.experts_hit(3, layer, "batch") == np.mean(hits)
     assert kind != "one" or spec.experts_hit(3, layer, "batch") == K
+
+
+choices = st.tuples(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32)).map(
+    lambda drawn: np.random.default_rng(drawn[3]).random((drawn[0], drawn[1])).argsort(1)[:, : drawn[2]]
+)
+
+
+@given(choices, st.integers(1, 12))
+def test_no_expert_is_above_its_capacity_and_only_full_ones_drop(chosen, most):
+    kept = routing.kept(chosen, most)
+    load = np.bincount(chosen[kept], minlength=9)
+    assert kept.shape == chosen.shape
+    assert load.max() <= most
+    assert (load[chosen[~kept]] == most).all()
+
+
+@given(choices, st.integers(1, 12))
+def test_places_go_by_rank_then_by_token(chosen, most):
+    """Whoever is dropped found the expert full of earlier ranks, or of earlier tokens of the same rank."""
+    kept = routing.kept(chosen, most)
+    for token, rank in np.argwhere(~kept):
+        earlier = [(r, t) for t, r in np.argwhere(kept & (chosen == chosen[token, rank]))]
+        assert all(place < (rank, token) for place in earlier)
+
+
+@given(choices, st.sampled_from([0.1, 0.5, 1.0, 1.25, 2.0, 9.0]))
+def test_capacity_is_the_share_of_an_even_load_rounded_up(chosen, factor):
+    tokens, top_k = chosen.shape
+    for experts in (top_k, 9):
+        most = routing.capacity(factor, tokens, experts, top_k)
+        assert most >= factor * tokens * top_k / experts * (1 - 1e-12) > most - 1 - 1e-9
+        if factor >= experts / top_k:
+            assert routing.kept(chosen, most).all()
+
+
+def test_capacity_is_exact_in_the_decimal_as_written():
+    assert routing.capacity(1.1, 100, 10, 1) == 11
+    assert routing.capacity(0.07, 100, 1, 1) == 7
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), kind=st.sampled_from(["uniform", "zipf-1", "one"]))
+def test_ranked_steering_keeps_the_order_of_choices(seed, kind):
+    random = np.random.default_rng(seed)
+    router = random.standard_normal((E, D)).astype(np.float32) / D**0.5
+    chosen = routing.drawn(kind, 30, E, K, random)
+    x = routing.steered(random.standard_normal((30, D), dtype=np.float32), router, chosen, ranked=True)
+    assert np.array_equal(np.argsort(-(x @ router.T), axis=1)[:, :K], chosen)

@@ -65,7 +65,7 @@ def test_cases_left_out_say_why() -> None:
 
 
 def test_orders_survive_the_pipe() -> None:
-    order = Order(after=2**40, elements=4096)
+    order = Order(after=2**40, work=4096, position=7)
     assert Order.unpack(order.pack()) == order and len(order.pack()) == ORDER_BYTES
 
 

@@ -1,22 +1,19 @@
 """The expert layer and its twins at a small shape: right answers in all regimes, and cheating is caught."""
 
 import json
-import time
 
 import numpy as np
 import pytest
 
-from frugalbench.run import protocol
-from frugalbench.run.worker import Session
 from frugalbench.specs import moe_ffn as spec
-from frugalbench.specs.base import Settings
+from workloads.moe_sessions import SEED, Bench
 
 pytestmark = pytest.mark.real
 torch = pytest.importorskip("torch")
 
 from frugalbench.workloads import moe_ffn as builder  # noqa: E402
+from frugalbench.workloads import moe_reference  # noqa: E402
 
-SEED = 11
 OPTIONS = {
     "variants": [*spec.DENSE, *spec.MOE], "scale": 1 / 64, "stream_bytes": 700_000, "decode_tokens": [3],
     "batch_tokens": [9], "prefill_tokens": [33], "training_tokens": [10],
@@ -25,67 +22,28 @@ DENSE, MOE = spec.DENSE, tuple(name for name in spec.MOE if name not in ("moe-co
 VARIANTS = (*DENSE, *MOE)
 
 
-class Machine:
-    logical_cores = 2
-    last_level_cache_bytes = 2**20
-
-    def installed(self, package):  # noqa: ARG002
-        return "1"
-
-    def has_cuda(self):
-        return False
-
-
-ARMS = {
-    arm.cases[0].variant: arm
-    for arm in spec.expand(Settings("moe_ffn", "cpu", 2, SEED, OPTIONS), Machine()).comparisons[0].arms
-}
-
-
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    """References are kept here for all tests, as in a run."""
-    return tmp_path_factory.mktemp("scratch")
+def bench(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("scratch"), **OPTIONS)
 
 
 @pytest.fixture
-def loaded(scratch):
-    """A session with its arm loaded, as a worker has it."""
+def loaded(bench):
+    return bench.load
 
-    def make(variant):
-        job = protocol.Job(
-            arm=ARMS[variant], seed=SEED, threads=2, device="cpu", cache_dir=str(scratch), scratch_dir=str(scratch),
-            start_s=time.monotonic(),
-        )  # fmt: skip
-        session = Session(job)
-        session.paths = session.answer(protocol.Reference()).paths
-        reply = session.answer(protocol.Load())
-        assert reply.problems == {}
-        session.reply = reply
-        return session
 
-    return make
+ARMS = Bench("", **OPTIONS).arms
 
 
 def case_of(variant, regime):
     return next(case for case in ARMS[variant].cases if case.regime == regime)
 
 
-def verify(session, variant, regime):
-    name = case_of(variant, regime).id
-    return session.answer(protocol.Verify(name, session.paths[name], 60.0))
-
-
-def passes(session, variant, regime):
-    reply = verify(session, variant, regime)
-    return isinstance(reply, protocol.Verified) and reply.verification.passed
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_each_arm_gives_the_reference_in_every_regime(loaded, variant):
+def test_each_arm_gives_the_reference_in_every_regime(bench, loaded, variant):
     session = loaded(variant)
     for regime in spec.REGIMES:
-        found = verify(session, variant, regime).verification
+        found = bench.verify(session, variant, regime).verification
         rotation = spec.rotation(case_of(variant, regime).params, regime)
         assert found.passed, (regime, found)
         assert found.what.startswith(f"{rotation} of {rotation} positions")
@@ -113,26 +71,26 @@ def element(variant, weight, regime):
         *((v, w) for v in MOE for w in ("gate_up", "down", "router")),
     ],
 )
-def test_one_corrupt_weight_is_caught_in_every_regime(loaded, variant, weight):
+def test_one_corrupt_weight_is_caught_in_every_regime(bench, loaded, variant, weight):
     session = loaded(variant)
     tensor = session.loaded.layers[0].weights[weight].data
     for regime in spec.REGIMES:
-        assert passes(session, variant, regime), regime
+        assert bench.passes(session, variant, regime), regime
         where = element(variant, weight, regime)
         right = float(tensor[where])
         tensor[where] += 5.0
-        assert not passes(session, variant, regime), regime
+        assert not bench.passes(session, variant, regime), regime
         tensor[where] = right
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_exchanged_or_missing_copies_are_caught(loaded, variant):
+def test_exchanged_or_missing_copies_are_caught(bench, loaded, variant):
     """Streaming the same layer again and again instead of distinct ones would be faster."""
     session = loaded(variant)
     layers = session.loaded.layers
     assert len(layers) >= 2
     layers[1] = layers[0]
-    assert not passes(session, variant, "decode")
+    assert not bench.passes(session, variant, "decode")
 
 
 class Stub:
@@ -164,23 +122,23 @@ CHEATS = {
 
 @pytest.mark.parametrize("cheat", CHEATS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_deleting_the_computation_is_caught(loaded, variant, cheat):
+def test_deleting_the_computation_is_caught(bench, loaded, variant, cheat):
     session = loaded(variant)
     layers, real = session.loaded.layers, list(session.loaded.layers)
     for regime in spec.REGIMES:
         kept = []
         layers[:] = [Stub(layer, CHEATS[cheat](layer, kept)) for layer in real]
-        assert not passes(session, variant, regime), regime
+        assert not bench.passes(session, variant, regime), regime
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_gradient_that_is_off_by_a_percent_is_caught(loaded, variant):
+def test_a_gradient_that_is_off_by_a_percent_is_caught(bench, loaded, variant):
     for name in loaded(variant).loaded.layers[0].weights:
         session = loaded(variant)
         for layer in session.loaded.layers:
             layer.weights[name].register_hook(lambda gradient: gradient * 1.01)
-        assert passes(session, variant, "decode")
-        assert not passes(session, variant, "training"), name
+        assert bench.passes(session, variant, "decode")
+        assert not bench.passes(session, variant, "training"), name
 
 
 def test_both_mixtures_share_a_reference_and_nothing_else_does():
@@ -194,7 +152,7 @@ def test_the_two_forward_and_backward_definitions_agree():
     """The numpy mixture and the autograd one, written apart, give the same float64 output."""
     params = case_of("moe-sorted", "training").params
     x_TD = spec.token_batches(SEED, params, "training")[0].astype(float)
-    answers = builder._gradients(params, SEED, x_TD, 0)["y"], builder.sum_experts(params, SEED, x_TD, 0)
+    answers = moe_reference._gradients(params, SEED, x_TD, 0)["y"], builder.sum_experts(params, SEED, x_TD, 0)
     assert np.allclose(*answers, rtol=1e-11, atol=1e-13)
 
 

@@ -1,80 +1,30 @@
-// Vectors of the compiler's own, as wide as the flags allow, and the constants that follow from the width.
+// The constants that follow from the width of a vector.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
+
+#include "../common/vectors.h"
+#include "../common/work.h"
 
 namespace {
 
-template <int LANES>
-struct Vector {
-    typedef float type __attribute__((vector_size(LANES * 4)));
-    typedef float loose __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-    typedef int32_t ints __attribute__((vector_size(LANES * 4)));
-};
-
-template <int LANES>
-inline typename Vector<LANES>::type load(const float* at) {
-    return *reinterpret_cast<const typename Vector<LANES>::loose*>(at);
-}
-
-template <int LANES>
-inline void store(float* at, typename Vector<LANES>::type value) {
-    *reinterpret_cast<typename Vector<LANES>::loose*>(at) = value;
-}
-
-template <int LANES>
-inline typename Vector<LANES>::type all(float value) {
-    return value - typename Vector<LANES>::type{};
-}
-
 #if defined(__AVX512F__)
-constexpr int LANES = 16;
 constexpr const char* NAME = "avx512";
 #elif defined(__AVX2__) && defined(__FMA__)
-constexpr int LANES = 8;
 constexpr const char* NAME = "avx2";
 #elif defined(__ARM_NEON)
-constexpr int LANES = 4;
 constexpr const char* NAME = "neon";
 #else
-constexpr int LANES = 4;
 constexpr const char* NAME = "portable";
 #endif
 constexpr int VECTORS = 2, ROWS = 6;      // sums in registers; more rows, 4096 bytes apart, would evict each other
 constexpr int DOT_TOKENS = 4;             // an expert with no more of them runs dot products
 constexpr int WIDE = LANES * VECTORS;     // tokens of a full panel
 constexpr int GRAIN = LANES / 2;          // its lanes are a multiple of it
-constexpr int64_t LINE = 64;              // bytes
 constexpr int64_t AHEAD = 512;            // values between a read and its prefetch into the second cache
-constexpr int SECOND_CACHE = 2;           // of __builtin_prefetch
 constexpr int64_t DEPTH = 256;            // values of the inner dimension whose operands stay in the first cache
 constexpr int64_t BLOCK = 36;             // most expert rows of one piece of work; a multiple of every ROWS
 constexpr int64_t PIECES = 8;             // of each phase per thread, at least, so that threads end together
 constexpr int64_t BATCH = 16;             // panels whose sums are kept at once
-
-using V = Vector<LANES>::type;
-
-// e^x by 2^n · e^r with |r| <= ln(2)/2 and Taylor's series to the 6th power; relative error below 2e-7.
-inline V exponential(V x) {
-    const V top = all<LANES>(87.0f), bottom = all<LANES>(-87.0f);
-    x = x > top ? top : x;
-    x = x < bottom ? bottom : x;
-    const V magic = all<LANES>(12582912.0f);  // 1.5 · 2^23: adding it rounds to a whole number
-    const V n = (x * 1.44269504f + magic) - magic;
-    const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
-    V series = r * (1.0f / 720) + 1.0f / 120;
-    series = series * r + 1.0f / 24;
-    series = series * r + 1.0f / 6;
-    series = series * r + 0.5f;
-    series = series * r * r + r + 1.0f;
-    const Vector<LANES>::ints power = (__builtin_convertvector(n, Vector<LANES>::ints) + 127) << 23;
-    V scale;
-    std::memcpy(&scale, &power, sizeof scale);
-    return series * scale;
-}
-
-inline V sigmoid(V x) { return 1.0f / (1.0f + exponential(-x)); }
 
 }  // namespace

@@ -6,6 +6,7 @@ Ring model over ``n`` ranks: ``time = 2(n-1) alpha + 2(n-1)/n * size * beta``. P
 import statistics
 from collections.abc import Sequence
 
+from frugalbench.interconnect import fit_wire
 from frugalbench.schema import Frozen, FrugalbenchError
 
 
@@ -33,11 +34,10 @@ def fit_alpha_beta(sizes_bytes: Sequence[float], times_s: Sequence[float], ranks
     """
     if ranks < 2 or len(set(sizes_bytes)) < 2 or len(sizes_bytes) != len(times_s) or min(times_s) <= 0:
         raise FrugalbenchError("alpha-beta fit: needs two ranks, two distinct sizes and one positive time for each")
-    rows = [
-        tuple(x / time_s for x in _coefficients(size, ranks)) for size, time_s in zip(sizes_bytes, times_s, strict=True)
-    ]
-    alpha_s, beta_s_per_byte = _nonnegative(rows)
-    return AlphaBeta(alpha_s=alpha_s, beta_s_per_byte=beta_s_per_byte, ranks=ranks, sizes_bytes=tuple(sizes_bytes))
+    wire = fit_wire([_coefficients(size, ranks) for size in sizes_bytes], times_s)
+    return AlphaBeta(
+        alpha_s=wire.alpha_s, beta_s_per_byte=wire.beta_s_per_byte, ranks=ranks, sizes_bytes=tuple(sizes_bytes)
+    )
 
 
 def misses(fit: AlphaBeta, sizes_bytes: Sequence[float], times_s: Sequence[float]) -> list[float]:
@@ -52,14 +52,3 @@ def median_miss(fit: AlphaBeta, sizes_bytes: Sequence[float], times_s: Sequence[
 
 def _coefficients(size_bytes: float, ranks: int) -> tuple[float, float]:
     return 2.0 * (ranks - 1), 2 * (ranks - 1) / ranks * size_bytes
-
-
-def _nonnegative(rows: Sequence[tuple[float, ...]]) -> tuple[float, float]:
-    """Solve ``a x + b y = 1`` over the rows by least squares with both unknowns at least 0."""
-    aa, ab, bb = (sum(r[i] * r[j] for r in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
-    a, b = sum(r[0] for r in rows), sum(r[1] for r in rows)
-    determinant = aa * bb - ab * ab
-    x, y = (a * bb - b * ab) / determinant, (b * aa - a * ab) / determinant
-    if x < 0:
-        return 0.0, b / bb
-    return (x, y) if y >= 0 else (a / aa, 0.0)

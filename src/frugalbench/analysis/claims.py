@@ -2,21 +2,22 @@
 
 import hashlib
 import tomllib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from frugalbench.analysis import curves, paired
+from frugalbench.analysis import curves, noninferiority, paired
 from frugalbench.analysis.judge import Evidence, judge, not_tested
 from frugalbench.paths import data
 from frugalbench.schema import (
     Claim,
     Coverage,
     EqualLoss,
+    ExactGroup,
     ExactRatio,
     FrugalbenchError,
     Modelled,
+    NonInferiority,
     NotTested,
     PairedRatio,
     Record,
@@ -24,6 +25,7 @@ from frugalbench.schema import (
     Tier,
     Verdict,
 )
+from frugalbench.units import share
 
 
 def load_claims() -> tuple[Claim, ...]:
@@ -68,30 +70,47 @@ def _exact(claim: Claim, evidence: Evidence) -> list[Verdict]:
     assert isinstance(rule, ExactRatio)
     verdicts = []
     for group in rule.groups:
-        rows = [_exact_row(claim, evidence, group, variant) for variant in group.variants]
-        found = [row for row in rows if row is not None]
-        reason = evidence.absence(rule.workload, None)
+        workload = group.workload or rule.workload
+        found = [row for variant in group.variants for row in _exact_rows(claim, evidence, group, workload, variant)]
+        reason = evidence.absence(workload, None)
         verdicts += found or [not_tested(claim, evidence, group.regime, reason, threshold=group.threshold)]
     return verdicts
 
 
-def _exact_row(claim: Claim, evidence: Evidence, group: Any, variant: str) -> Verdict | None:
+def _exact_rows(claim: Claim, evidence: Evidence, group: ExactGroup, workload: str, variant: str) -> Iterator[Verdict]:
+    """One layer speaks for all of its format; whole models, a group's own workload, each speak for themselves."""
     rule = claim.rule
     assert isinstance(rule, ExactRatio)
-    for record in evidence.records:
-        facts = record.facts
-        if record.case.workload != rule.workload or record.case.variant != variant:
-            continue
-        if rule.numerator in facts and rule.denominator in facts and record.status is not Status.FAILED:
-            above, below = facts[rule.numerator].value, facts[rule.denominator].value
-            if above is not None and below:
-                what = f"{rule.numerator} / {rule.denominator}, exact"
-                return judge(
-                    claim, evidence, group.regime, above / below, above / below, above / below,
-                    threshold=group.threshold, metric=what, candidate=variant, baseline=rule.denominator,
-                    tier=facts[rule.numerator].tier, replicates=1,
-                )  # fmt: skip
-    return None
+    speaking: dict[str, Record] = {}
+    mine = [record for record in evidence.records if record.case.workload == workload]
+    several = bool(group.workload) and len({record.case.shape for record in mine}) > 1
+    for record in mine:
+        if record.case.variant == variant and _ratio_of(rule, record) is not None:
+            speaking.setdefault(record.case.shape if group.workload else "", record)
+    for shape, record in speaking.items():
+        ratio, scope = _ratio_of(rule, record), record.case.params.get("scope")
+        assert ratio is not None
+        row = judge(
+            claim, evidence, group.regime, ratio, ratio, ratio,
+            threshold=group.threshold, metric=f"{rule.numerator} / {rule.denominator}, exact",
+            candidate=f"{variant} @ {shape}" if several else variant, baseline=rule.denominator,
+            tier=record.facts[rule.numerator].tier, replicates=1, extra=_covered(record),
+        )  # fmt: skip
+        yield msgspec.structs.replace(row, scope=scope) if scope in ("literal", "analogue") else row
+
+
+def _covered(record: Record) -> str:
+    """How much of a whole model its format covers, where the record tells."""
+    found = record.facts.get("quantised_share")
+    return f"{share(found.value)} of the parameters are in this format" if found and found.value is not None else ""
+
+
+def _ratio_of(rule: ExactRatio, record: Record) -> float | None:
+    facts = record.facts
+    if rule.numerator not in facts or rule.denominator not in facts or record.status is Status.FAILED:
+        return None
+    above, below = facts[rule.numerator].value, facts[rule.denominator].value
+    return above / below if above is not None and below else None
 
 
 def _coverage(claim: Claim, evidence: Evidence) -> list[Verdict]:
@@ -168,5 +187,6 @@ _RULES: dict[type, Callable[[Claim, Evidence], list[Verdict]]] = {
     Coverage: _coverage,
     Modelled: _modelled,
     EqualLoss: curves.verdicts,
+    NonInferiority: noninferiority.verdicts,
     NotTested: _untested,
 }

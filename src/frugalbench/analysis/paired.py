@@ -5,6 +5,7 @@ the strongest baseline alone, which the pilot named, so that a refutation is one
 ``as_shipped`` candidates share alpha by Holm's procedure; the ``best`` one was chosen in the pilot and pays nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -25,7 +26,7 @@ class Group:
     comparison: str
     regime: str
     label: str
-    """Appended to names when a run compares several shapes."""
+    """Appended to names when a run compares several shapes, or one at several numbers of tokens."""
     pilot: dict[str, list[Record]]
     counted: dict[str, list[Record]]
     absent: dict[str, str]
@@ -40,17 +41,32 @@ def groups(evidence: Evidence, workload: str) -> dict[tuple[str, str], Group]:
         if record.case.workload == workload and not record.interrupted:
             buckets.setdefault((record.comparison, record.case.regime), []).append(record)
     keys = [key for key in buckets if key[0] != "plan"]
-    several = len({comparison for comparison, _ in keys}) > 1
-    return {key: _group(key, buckets[key], buckets.get(("plan", key[1]), []), several) for key in keys}
+    labels = _labels({key: buckets[key][0].case for key in keys})
+    return {key: _group(key, buckets[key], buckets.get(("plan", key[1]), []), labels[key]) for key in keys}
 
 
-def _group(key: tuple[str, str], mine: Sequence[Record], elsewhere: Sequence[Record], several: bool) -> Group:
+def _labels(cases: Mapping[tuple[str, str], Case]) -> dict[tuple[str, str], str]:
+    """What tells each group from the others: nothing, its shape, or its shape and the tokens of a call."""
+    if len({comparison for comparison, _ in cases}) <= 1:
+        return dict.fromkeys(cases, "")
+    shared = Counter((case.shape, case.regime) for case in cases.values())
+    return {
+        key: f" @ {case.shape}{_tokens(case) if shared[case.shape, case.regime] > 1 else ''}"
+        for key, case in cases.items()
+    }
+
+
+def _tokens(case: Case) -> str:
+    return f" x {case.cost.token:g}" if case.cost and case.cost.token else ""
+
+
+def _group(key: tuple[str, str], mine: Sequence[Record], elsewhere: Sequence[Record], label: str) -> Group:
     counted = [r for r in mine if statistics.counted(r) and r.samples]
     have = {r.case.variant for r in counted}
     return Group(
         comparison=key[0],
         regime=key[1],
-        label=f" @ {mine[0].case.shape}" if several and mine else "",
+        label=label,
         pilot=_by_variant(r for r in mine if r.replicate == 0 and r.samples),
         counted=_by_variant(counted),
         absent={r.case.variant: r.reason for r in [*elsewhere, *mine] if r.case.variant not in have and r.reason},
@@ -148,7 +164,7 @@ def _work(case: Case, scale: str, evidence: Evidence) -> float | None:
         return 1.0
     token = case.cost.token or 1.0
     if scale == "flop":
-        return case.cost.flop / token
+        return (case.cost.flop + case.cost.op) / token
     peak = evidence.peaks.get((case.device, case.peaks[0])) if case.peaks else None
     return (case.cost.op or case.cost.flop) / token / peak if peak else None
 

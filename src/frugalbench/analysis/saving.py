@@ -34,6 +34,10 @@ class Saving:
     """Speed over the fastest dense layer of equal total parameters."""
     flop_ratio: float | None
     """FLOP of that layer over FLOP of the mixture: the saving on paper."""
+    view: str = "layer"
+    """``layer``, or ``block`` where attention is in every arm's time and FLOP."""
+    dropped_share: float | None = None
+    """Routed token copies beyond the experts' capacity, mean over the batches; ``None`` where there is no limit."""
 
     @property
     def realised(self) -> float | None:
@@ -79,7 +83,7 @@ def _saving(
         logs = pair_logs(base, records, "time", group.spoilt) if base else ()
         return interval(logs, 1.0, ALPHA, evidence.floor)
 
-    flops = [item.cost.flop for item in (total[0].case, case) if item.cost] if total else []
+    flops = [item.cost.flop + item.cost.op for item in (total[0].case, case) if item.cost] if total else []
     return Saving(
         shape=case.shape,
         routing=str(case.params.get("routing", "")),
@@ -89,6 +93,8 @@ def _saving(
         over_active=against(active),
         over_total=against(total),
         flop_ratio=flops[0] / flops[1] if len(flops) == 2 and flops[1] else None,
+        view=str(case.params.get("view", "layer")),
+        dropped_share=dropped.value if (dropped := row.facts.get("dropped_share")) else None,
     )
 
 

@@ -6,52 +6,29 @@ Shape suffixes: T tokens, D model width, F expert width, E experts, K experts pe
 """
 
 import ctypes
-import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 
-from frugalbench.backends.native import ABI_VERSION, Operation, peaks
-from frugalbench.native_build import Built, build
-from frugalbench.schema import FrugalbenchError
+from frugalbench.backends import native_torch
+from frugalbench.backends.native import Operation
+from frugalbench.native_build import Built
 
 SOURCE = "cpu/moe.cpp"
-_OPENMP = "-fopenmp"
-_FLAGS = {
-    "avx512_vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
-    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
-    "avx2": ("-mavx2", "-mfma"),
-}
-"""Compiler flags per instruction set; one that is not listed needs none."""
-_STATUS = {
-    -2: "a size does not fit (tokens, widths and experts at least 1, no more experts per token than experts)",
-    -4: "a token is routed to an expert that does not exist",
-    -5: "the workspace is too small",
-}
 GATES = {"softmax": 0, "sigmoid": 1}
 
 
-@cache
 def built(isa: str | None = None) -> Built:
-    """The kernel for this processor's best instruction set, or for ``isa`` (a name of ``fb_which_kernel``)."""
-    name = isa or peaks().which(Operation.FMA) or "portable"
-    flags = _FLAGS.get(name, ())
-    try:
-        return build(SOURCE, (*flags, _OPENMP))
-    except FrugalbenchError:
-        return build(SOURCE, flags)  # a compiler without OpenMP: the kernel then says that it runs on one thread
+    """The shared object for this processor's best instruction set, or for ``isa`` (a name of ``fb_which_kernel``)."""
+    return native_torch.built(SOURCE, Operation.FMA, isa)
 
 
 @cache
 def kernel(isa: str | None = None) -> "Kernel":
     """The kernel, built on first use. Raises :class:`FrugalbenchError` when it cannot be."""
-    path = built(isa).path
-    try:
-        return Kernel(ctypes.CDLL(str(path)))
-    except OSError as error:
-        raise FrugalbenchError(f"cannot load {path} ({error}); delete it and run again") from error
+    return Kernel(native_torch.library(built(isa)))
 
 
 class Kernel:
@@ -62,8 +39,6 @@ class Kernel:
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        if (found := library.fb_abi_version()) != ABI_VERSION:
-            raise FrugalbenchError(f"native kernels have ABI {found}, not {ABI_VERSION}; install frugalbench again")
         library.fb_moe_path.restype = ctypes.c_char_p
         library.fb_moe_workspace.restype = ctypes.c_int64
         sizes: list[Any] = [ctypes.c_int, *[ctypes.c_int64] * 5]
@@ -89,16 +64,16 @@ class Kernel:
         """Numbers (int32) and mixing weights of the ``chosen`` experts of each token, T x K."""
         T, D = x_TD.shape
         E = len(router_ED)
-        _contiguous(x_TD, router_ED)
+        native_torch.contiguous(x_TD, router_ED)
         expert_TK = torch.empty((T, chosen), dtype=torch.int32)
         weight_TK = torch.empty((T, chosen))
-        scores = _space("scores", T * E)
+        scores = native_torch.space("scores", T * E)
         status = self._library.fb_moe_route(
             torch.get_num_threads(), T, D, E, chosen, GATES[gate], normalise, scale, x_TD.data_ptr(),
             router_ED.data_ptr(), None if bias_E is None else bias_E.data_ptr(), expert_TK.data_ptr(),
             weight_TK.data_ptr(), scores.data_ptr(),
         )  # fmt: skip
-        _check("fb_moe_route", status)
+        native_torch.check("fb_moe_route", status)
         return expert_TK, weight_TK
 
     def layer(
@@ -109,7 +84,7 @@ class Kernel:
         takes them with weight 1. The weights must stay where they are."""
         E, D = router_ED.shape
         held, two_F, _ = gate_up.shape
-        _contiguous(router_ED, gate_up, down)
+        native_torch.contiguous(router_ED, gate_up, down)
         if gate_up.shape != (held, two_F, D) or down.shape != (held, D, two_F // 2):
             raise RuntimeError(
                 f"shapes do not fit: {tuple(router_ED.shape)}, {tuple(gate_up.shape)}, {tuple(down.shape)}"
@@ -121,20 +96,20 @@ class Kernel:
 
         def call(x_TD: torch.Tensor) -> torch.Tensor:
             if x_TD.dtype is not torch.float32 or not x_TD.is_contiguous():
-                _contiguous(x_TD)
+                native_torch.contiguous(x_TD)
             y_TD = torch.empty_like(x_TD)
             threads, tokens = torch.get_num_threads(), len(x_TD)
             sizes = (threads, tokens, D, two_F // 2, *rest)
             if (threads, tokens) not in spaces:
-                size_bytes = _known("fb_moe_layer_workspace", self._library.fb_moe_layer_workspace(*sizes))
+                size_bytes = native_torch.known("fb_moe_layer_workspace", self._library.fb_moe_layer_workspace(*sizes))
                 spaces[threads, tokens] = (size_bytes, -(-size_bytes // 4))
             size_bytes, values = spaces[threads, tokens]
-            space = _space("workspace", values)
+            space = native_torch.space("workspace", values)
             status = self._library.fb_moe_layer(
                 *sizes, *settings, x_TD.data_ptr(), *pointers, y_TD.data_ptr(), space.data_ptr(), size_bytes
             )
             if status:
-                _check("fb_moe_layer", status)
+                native_torch.check("fb_moe_layer", status)
             return y_TD
 
         return call
@@ -142,9 +117,9 @@ class Kernel:
     def lanes(self, expert_TK: torch.Tensor, experts: int) -> int:
         """Vector lanes that :meth:`forward` computes for these choices; beyond T·K they are padding."""
         T, K = expert_TK.shape
-        space = _space("workspace", 64 * (experts + T * K) + 1024)
+        space = native_torch.space("workspace", 64 * (experts + T * K) + 1024)
         found = self._library.fb_moe_lanes(T, experts, K, expert_TK.data_ptr(), space.data_ptr(), 4 * space.numel())
-        return _known("fb_moe_lanes", found)
+        return native_torch.known("fb_moe_lanes", found)
 
     def forward(
         self, x_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor, gate_up: torch.Tensor,
@@ -162,7 +137,7 @@ class Kernel:
             *sizes, x_TD.data_ptr(), expert_TK.data_ptr(), weight_TK.data_ptr(), gate_up.data_ptr(), down.data_ptr(),
             y_TD.data_ptr(), saved.data_ptr() if keep else None, space.data_ptr(), 4 * space.numel(),
         )  # fmt: skip
-        _check("fb_moe_forward", status)
+        native_torch.check("fb_moe_forward", status)
         return y_TD, saved
 
     def backward(
@@ -171,12 +146,12 @@ class Kernel:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
         """Gradients of x, of the mixing weights, of ``gate_up`` and of ``down``."""
         sizes = self._sizes(x_TD, expert_TK, weight_TK, gate_up, down)
-        _contiguous(grad_TD, saved)
+        native_torch.contiguous(grad_TD, saved)
         grads = tuple(torch.empty_like(item) for item in (x_TD, weight_TK, gate_up, down))
         space = self._workspace(sizes)
         inputs = (x_TD, expert_TK, weight_TK, gate_up, down, saved, grad_TD, *grads, space)
         status = self._library.fb_moe_backward(*sizes, *(item.data_ptr() for item in inputs), 4 * space.numel())
-        _check("fb_moe_backward", status)
+        native_torch.check("fb_moe_backward", status)
         return grads[0], grads[1], grads[2], grads[3]
 
     def _sizes(
@@ -188,43 +163,12 @@ class Kernel:
         found = (tuple(weight_TK.shape), tuple(gate_up.shape), tuple(down.shape))
         if expected != found or expert_TK.dtype is not torch.int32 or len(expert_TK) != T:
             raise RuntimeError(f"shapes do not fit: mixing weights, gate_up and down are {found}, not {expected}")
-        _contiguous(x_TD, weight_TK, gate_up, down)
+        native_torch.contiguous(x_TD, weight_TK, gate_up, down)
         return torch.get_num_threads(), T, D, two_F // 2, E, expert_TK.shape[1]
 
     def _workspace(self, sizes: tuple[int, ...]) -> torch.Tensor:
-        size_bytes = _known("fb_moe_workspace", self._library.fb_moe_workspace(*sizes))
-        return _space("workspace", -(-size_bytes // 4))
-
-
-_LOCAL = threading.local()
-
-
-def _space(name: str, values: int) -> torch.Tensor:
-    """Memory that is kept between calls, per thread; a fresh one would be paid for page by page each time."""
-    found: torch.Tensor | None = getattr(_LOCAL, name, None)
-    if found is None or found.numel() < values:
-        found = torch.empty(values)
-        setattr(_LOCAL, name, found)
-    return found
-
-
-def _contiguous(*tensors: torch.Tensor) -> None:
-    for tensor in tensors:
-        if tensor.dtype is not torch.float32 or not tensor.is_contiguous() or tensor.device.type != "cpu":
-            raise RuntimeError(
-                f"the kernel takes contiguous float32 tensors on the CPU, not {tensor.dtype} on {tensor.device}"
-            )
-
-
-def _known(name: str, found: int) -> int:
-    """A size, which is negative where it is a status."""
-    _check(name, min(found, 0))
-    return found
-
-
-def _check(name: str, status: int) -> None:
-    if status != 0:
-        raise RuntimeError(f"{name}: {_STATUS.get(status, f'status {status}')}")
+        size_bytes = native_torch.known("fb_moe_workspace", self._library.fb_moe_workspace(*sizes))
+        return native_torch.space("workspace", -(-size_bytes // 4))
 
 
 @torch.library.custom_op("frugalbench::moe_experts", mutates_args=(), device_types="cpu")  # type: ignore[untyped-decorator]

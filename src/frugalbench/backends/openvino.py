@@ -18,7 +18,8 @@ DEVICES = ("cpu",)
 os.environ["CI"] = "true"
 
 _FLOATS = ("f64", "f32", "f16", "bf16")
-_NOT_RUN = ("Input", "Output", "Const", "Parameter", "Result")
+NOT_RUN = ("Input", "Output", "Const", "Parameter", "Result")
+"""Layer types that take no time."""
 
 
 def available() -> tuple[str | None, str]:
@@ -51,7 +52,7 @@ class OpenVinoRunnable:
     def __init__(self, compiled: Any, options: Options) -> None:
         self._compiled, self._options = compiled, options
         self._request = compiled.create_infer_request()
-        nodes = [facts for facts in _runtime_nodes(compiled).values() if facts["layerType"] not in _NOT_RUN]
+        nodes = [facts for _, facts in runtime_nodes(compiled) if facts["layerType"] not in NOT_RUN]
         self.details: dict[str, Any] = {
             "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
             "precisions": dict(Counter(facts["runtimePrecision"] for facts in nodes).most_common()),
@@ -73,9 +74,8 @@ class OpenVinoRunnable:
     def placement(self) -> Placement:
         """Devices that executed, for each node of the graph that really runs (after fusion)."""
         place = ",".join(self._compiled.get_property("EXECUTION_DEVICES"))
-        nodes = {
-            name: facts for name, facts in _runtime_nodes(self._compiled).items() if facts["layerType"] not in _NOT_RUN
-        }
+        found = runtime_nodes(self._compiled)
+        nodes = {node.get_friendly_name(): facts for node, facts in found if facts["layerType"] not in NOT_RUN}
         compute = {name: place for name, facts in nodes.items() if facts["runtimePrecision"] in _FLOATS}
         other = {name: place for name in nodes if name not in compute}
         return Placement("CPU", compute, other, {name: facts["layerType"] for name, facts in nodes.items()})
@@ -84,10 +84,10 @@ class OpenVinoRunnable:
         """Nothing to wait for: inference is synchronous."""
 
 
-def _runtime_nodes(compiled: Any) -> dict[str, dict[str, str]]:
-    """Name of each node of the executed graph to its layer type, precision and kernel."""
+def runtime_nodes(compiled: Any) -> list[tuple[Any, dict[str, str]]]:
+    """Each node of the executed graph, with its layer type, precision and kernel."""
     wanted = ("layerType", "runtimePrecision", "primitiveType")
-    return {
-        node.get_friendly_name(): {key: str(node.get_rt_info()[key].value) for key in wanted}
+    return [
+        (node, {key: str(node.get_rt_info()[key].value) for key in wanted})
         for node in compiled.get_runtime_model().get_ordered_ops()
-    }
+    ]

@@ -50,10 +50,14 @@ def _html(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[Row]
 
 def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     """Tables that belong to one workload only."""
+    from frugalbench.report.accuracy import accuracy_tables
     from frugalbench.report.collectives import collectives_tables
+    from frugalbench.report.expert_parallel import expert_parallel_tables
+    from frugalbench.report.quantized import quantized_tables
     from frugalbench.report.saving import saving_tables
 
-    return [*saving_tables(runs), *collectives_tables(runs)]
+    quantised = [*quantized_tables(runs), *accuracy_tables(runs)]
+    return [*saving_tables(runs), *quantised, *collectives_tables(runs), *expert_parallel_tables(runs)]
 
 
 def _csv(_: Sequence[Run], __: Sequence[Verdict], lines: Sequence[Row], ___: Path | None) -> str:

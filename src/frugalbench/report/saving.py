@@ -1,6 +1,6 @@
 """Mixtures of experts: what each way of computing them pays out, beside what the paper promises."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.saving import Saving, break_even, savings, skew
@@ -51,17 +51,33 @@ def _by_shape(found: Sequence[Saving]) -> dict[str, list[Saving]]:
 
 
 def _table(run: Run, shape: str, found: Sequence[Saving]) -> Table:
-    paper = next((item.flop_ratio for item in found if item.flop_ratio), None)
-    notes = (
-        "speed over the fastest dense layer of equal active parameters, with its 95% interval",
-        "of saving: speed over the fastest dense layer of equal total parameters, as a share of the saving on paper"
-        + (f" ({significant(paper)} times fewer FLOP)" if paper else ""),
-        "roofline: share of the limit set by the FLOP, and the bytes of the experts that the tokens really hit",
-        break_even(found),
-    )
+    drops = any(item.dropped_share is not None for item in found)
     title = f"Mixture of experts {shape} ({run.manifest.name})"
-    columns = tuple((name, name != "arm") for name in _COLUMNS)
-    return Table(title, columns, tuple(_line(item) for item in found), tuple(note for note in notes if note), "moe")
+    columns = tuple((name, name != "arm") for name in (*_COLUMNS, *(("dropped",) if drops else ())))
+    lines = tuple(_line(item) + ((Cell(share(item.dropped_share)),) if drops else ()) for item in found)
+    return Table(title, columns, lines, tuple(_notes(found, drops)), "moe")
+
+
+def _notes(found: Sequence[Saving], drops: bool) -> Iterator[str]:
+    yield "speed over the fastest dense layer of equal active parameters, with its 95% interval"
+    share_of = "speed over the fastest dense layer of equal total parameters, as a share of the saving on paper"
+    yield f"of saving: {share_of}{_paper(found)}"
+    yield "roofline: share of the limit set by the FLOP, and the bytes of the experts that the tokens really hit"
+    if any(item.view == "block" for item in found):
+        yield "a whole block: attention, the same in every arm, is in all times and FLOP"
+    if drops:
+        yield "dropped: share of routed token copies that found their expert full; they are not computed"
+    if sentence := break_even(found):
+        yield sentence
+
+
+def _paper(found: Sequence[Saving]) -> str:
+    """The saving on paper; it varies where attention or dropped copies weigh more at some numbers of tokens."""
+    ratios = sorted(item.flop_ratio for item in found if item.flop_ratio)
+    if not ratios:
+        return ""
+    ends = dict.fromkeys(significant(ratio) for ratio in (ratios[0], ratios[-1]))
+    return f" ({' to '.join(ends)} times fewer FLOP)"
 
 
 def _line(item: Saving) -> tuple[Cell, ...]:

@@ -22,7 +22,10 @@ FAMILIES = {
     "machine": "Measured peaks of this machine",
 }
 LEAST_BOUND, MOST_BOUND = 0.001, 1000.0
-_OTHER_NAMES = {"quality": "moe", "lm_quality": "moe", "allreduce": "net", "cluster": "net", "simulate": "net"}
+_OTHER_NAMES = {
+    "quality": "moe", "lm_quality": "moe", "allreduce": "net", "expert_parallel": "net", "cluster": "net",
+    "simulate": "net",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,8 @@ def _cases_table(workload: str, rows: Sequence[Row], brief: bool) -> Table:
 def _case_notes(workload: str, rows: Sequence[Row]) -> Iterable[str]:
     if any(r.time_s for r in rows):
         yield "times are per call"
+    if workload == "quantized_model":
+        yield "one arm after the other, not turn by turn, and a small batch: for orientation only"
     if workload == PEAKS_WORKLOAD:
         yield "the best replicate of each is the limit for the shares in the other tables"
     if any(r.roofline_share for r in rows):

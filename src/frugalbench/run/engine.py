@@ -12,7 +12,7 @@ from frugalbench.paths import cache_dir
 from frugalbench.run import protocol, schedule
 from frugalbench.run.replicate import Replicate
 from frugalbench.run.setting import Setting, make_job
-from frugalbench.run.store import Store
+from frugalbench.run.store import Store, came_to_a_worker
 from frugalbench.run.transport import Pool, Worker, WorkerGone
 from frugalbench.schema import SCHEMA_VERSION, Arm, Case, Comparison, Decision, Plan, Record, Status, Tier
 from frugalbench.specs import SPECS
@@ -129,10 +129,11 @@ class Engine:
                 self._append([import_module(SPECS[case.workload]).model(case)])
 
     def _of(self, comparison: Comparison) -> list[Record]:
+        """What its workers found, be it that an arm has no kernel here; not what never came to a worker."""
         return [
             record
             for record in self.records
-            if record.comparison == comparison.id and not record.interrupted and record.status is not Status.SKIPPED
+            if record.comparison == comparison.id and not record.interrupted and came_to_a_worker(record)
         ]
 
     def _compare(self, comparison: Comparison, waiting: Sequence[Comparison]) -> None:

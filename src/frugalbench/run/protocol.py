@@ -114,6 +114,8 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     details: dict[str, dict[str, Any]]
     problems: dict[str, str]
     """Case id to why it could not be bound."""
+    capped: dict[str, str] = {}
+    """Case id to why it proved hopelessly slow."""
     update_period_s: float | None = None
     """Slowest update period of the meters in reach; ``None`` without a measuring meter."""
 
@@ -148,6 +150,8 @@ class Problem(msgspec.Struct, frozen=True, tag=True):
     """The request could not be carried out; the worker lives on."""
 
     reason: str
+    no_path: bool = False
+    """What was asked for has no kernel here: to be skipped, not failed."""
 
 
 Reply = Referenced | Loaded | Verified | Calibrated | Turned | Idled | Finished | Problem

@@ -6,7 +6,10 @@ import signal
 from importlib import metadata, util
 from pathlib import Path
 
-_EXTRAS = {"openvino": "frugalbench[openvino]", "altair": "frugalbench[report]", "pyarrow": "frugalbench[report]"}
+_EXTRAS = {
+    "openvino": "frugalbench[openvino]", "torchao": "frugalbench[torchao]", "llama_cpp": "frugalbench[llama]",
+    "altair": "frugalbench[report]", "pyarrow": "frugalbench[report]",
+}  # fmt: skip
 _DISTRIBUTIONS = {
     "cv2": "opencv-python", "PIL": "pillow", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn", "yaml": "pyyaml",
     "google.protobuf": "protobuf",

@@ -88,6 +88,8 @@ class ArmState:
     held_bytes: float = 0.0
     looked_s: float = -math.inf
     suspicions: int = 0
+    no_path_pid: int | None = None
+    """The worker that found no kernel for this arm."""
 
     def look(self, own_pss_bytes: float | None = None) -> None:
         """See closely what the worker and its children hold; one without children may tell by itself."""
@@ -101,10 +103,10 @@ class ArmState:
         """Whether a close look is due; costs microseconds."""
         return memory.rss_bytes(self.pids) > max(1.05 * self.rss_bytes, self.rss_bytes + _GROWTH_BYTES)
 
-    def fail(self, reason: str) -> None:
-        """The worker is gone: every case of the arm fails, its neighbours go on."""
+    def fail(self, reason: str, status: Status = Status.FAILED) -> None:
+        """The worker is gone or of no use: every case of the arm fails or is skipped, its neighbours go on."""
         for state in self.cases.values():
-            state.fail(reason)
+            state.fail(reason, status)
         self.worker, self.held_bytes = None, 0.0
 
 
@@ -194,7 +196,8 @@ class Replicate:
             self._gone(state, str(gone))
             return
         except _Refused as refused:
-            state.fail(str(refused))
+            state.no_path_pid = state.worker.pid if refused.no_path and state.worker else None
+            state.fail(str(refused), Status.SKIPPED if refused.no_path else Status.FAILED)
             return
         self._look(state, state.loaded.pss_bytes)
         if state.worker is None:
@@ -207,6 +210,8 @@ class Replicate:
         assert state.loaded is not None
         for name, reason in state.loaded.problems.items():
             state.cases[name].fail(reason)
+        for name, reason in state.loaded.capped.items():
+            state.cases[name].fail(reason, Status.CAPPED)
         for item in state.cases.values():
             if item.active:
                 self._guard(state, item, self._verify)
@@ -457,7 +462,7 @@ class Replicate:
                 raise OutOfTime from None
             raise
         if isinstance(reply, protocol.Problem):
-            raise _Refused(reply.reason)
+            raise _Refused(reply.reason, reply.no_path)
         return reply
 
     def _check_time(self) -> None:
@@ -556,19 +561,25 @@ class Replicate:
 
     @staticmethod
     def _worker_info(arm: ArmState) -> WorkerInfo | None:
-        if arm.loaded is None:
+        """Who measured it, or found out that there is nothing to measure here."""
+        pid = arm.loaded.pid if arm.loaded else arm.no_path_pid
+        if pid is None:
             return None
         return WorkerInfo(
-            pid=arm.loaded.pid,
+            pid=pid,
             start_method="fork" if arm.template_id else "spawn",
             template_id=arm.template_id,
-            threads=arm.loaded.threads,
-            libraries=arm.loaded.libraries,
+            threads=arm.loaded.threads if arm.loaded else None,
+            libraries=arm.loaded.libraries if arm.loaded else {},
         )
 
 
 class _Refused(Exception):
     """The worker answered that it cannot; it lives on."""
+
+    def __init__(self, reason: str, no_path: bool = False):
+        super().__init__(reason)
+        self.no_path = no_path
 
 
 def _error_of(verification: Verification) -> str:

@@ -226,9 +226,14 @@ def split_lines(whole: bytes) -> tuple[list[bytes], bytes]:
     return lines, torn
 
 
+def came_to_a_worker(record: Record) -> bool:
+    """Whether a worker had the case, be it to find that there is no kernel for it; others are skipped unseen."""
+    return record.status is not Status.SKIPPED or record.worker is not None
+
+
 def half_measured(plan: Plan, records: Iterable[Record]) -> list[str]:
     """Replicates that a run left unfinished, a sentence each: kept on disk, not counted, measured again."""
-    measured = [record for record in records if record.status is not Status.SKIPPED]
+    measured = [record for record in records if came_to_a_worker(record)]
     return [line for comparison in plan.comparisons for line in _half_measured(comparison, measured)]
 
 

@@ -29,7 +29,7 @@ from frugalbench.run.setting import meter_settings
 from frugalbench.schema import FrugalbenchError, Quantity, Role, Tier, Verification, Warmup
 from frugalbench.specs import plugin
 from frugalbench.workloads import BUILDERS
-from frugalbench.workloads.base import Arrays, Bound, Context
+from frugalbench.workloads.base import Arrays, Bound, Context, NoPath
 
 _STEADY_SHARE = 0.1
 """Warm-up ends when three successive blocks agree within this share."""
@@ -118,6 +118,8 @@ class Session:
         except MemoryError:
             traceback.print_exc()
             return protocol.Problem(reason=self._out_of_memory())
+        except NoPath as problem:
+            return protocol.Problem(reason=" ".join(str(problem).split()), no_path=True)
         except (Exception, SystemExit) as problem:
             traceback.print_exc()
             return protocol.Problem(reason=one_line(problem))
@@ -182,6 +184,7 @@ class Session:
             facts={name: bound.facts for name, bound in self.bound.items()},
             details={name: bound.details for name, bound in self.bound.items()},
             problems=problems,
+            capped={name: bound.capped for name, bound in self.bound.items() if bound.capped},
             update_period_s=self._update_period_s(),
         )
 
@@ -435,7 +438,7 @@ def effective_threads() -> int | None:
 
 def library_versions() -> dict[str, str]:
     """Versions of the runtimes that this worker has loaded."""
-    names = ("numpy", "torch", "transformers", "bitsandbytes", "onnxruntime", "onnx", "openvino")
+    names = ("numpy", "torch", "transformers", "bitsandbytes", "torchao", "onnxruntime", "onnx", "openvino")
     found = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
     return {name: str(version) for name, version in found.items() if version}
 

@@ -5,8 +5,10 @@ SPECS = {
     "moe_ffn": "frugalbench.specs.moe_ffn",
     "lm_quality": "frugalbench.specs.lm_quality",
     "quantized_linear": "frugalbench.specs.quantized_linear",
+    "quantized_model": "frugalbench.specs.quantized_model",
     "onnx_model": "frugalbench.specs.onnx_model",
     "allreduce": "frugalbench.specs.allreduce",
+    "expert_parallel": "frugalbench.specs.expert_parallel",
     "cluster_model": "frugalbench.specs.cluster_model",
     "selftest": "frugalbench.specs.selftest",
 }

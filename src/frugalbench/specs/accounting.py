@@ -2,8 +2,9 @@
 
 What is counted: matrix products only, a multiply-add as 2 FLOP. Elementwise work (activations, norms, softmax,
 residual sums, sorting tokens by expert) is left out: per value it grows with one dimension where a product grows
-with two, so at the shapes measured here it stays near a percent, and no two runtimes fuse it alike. Attention is
-counted without the causal saving, as a kernel that computes the full square executes it.
+with two, so at the shapes measured here it stays near a percent, and no two runtimes fuse it alike. Attention counts
+the pairs of query and key that its mask allows: all of them in an encoder, the lower triangle under a causal mask. A
+kernel that also computes masked pairs executes more; the surplus is no work.
 
 Sizes are counts (tokens, dimensions, experts); every function is pure and exact, and ``int`` unless it is an
 expectation. ``ValueError`` is raised for a size that cannot be.
@@ -52,16 +53,40 @@ def moe_ffn_flop(tokens: int, d_model: int, d_ff: int, experts: int, top_k: int)
 
 
 def attention_flop(
-    batch: int, seq: int, d_model: int, heads: int, kv_heads: int | None = None, head_dim: int | None = None
+    batch: int,
+    seq: int,
+    d_model: int,
+    heads: int,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    cached: int = 0,
+    causal: bool = False,
 ) -> int:
     """Forward FLOP of self-attention: q, k, v and output projections, scores, weighted values.
 
-    ``kv_heads`` defaults to ``heads`` (MHA), ``head_dim`` to ``d_model / heads``.
+    ``kv_heads`` defaults to ``heads`` (MHA), ``head_dim`` to ``d_model / heads``. ``cached`` older tokens of each
+    sequence are attended to, and their keys and values not computed again. Query heads that share a key head multiply
+    it each: grouping saves projections and bytes, not scores.
     """
     head_dim = _head_dim(d_model, heads, head_dim)
-    tokens, q_dim, kv_dim = batch * seq, heads * head_dim, (kv_heads or heads) * head_dim
-    projections = 2 * linear_flop(tokens, q_dim, d_model) + 2 * linear_flop(tokens, kv_dim, d_model)
-    return projections + 2 * batch * heads * linear_flop(seq, seq, head_dim)
+    weights = attention_parameters(d_model, heads, kv_heads or heads, head_dim)
+    pairs = batch * attended_pairs(seq, cached, causal)
+    return 2 * batch * seq * weights + 2 * linear_flop(pairs, heads, head_dim)
+
+
+def attended_pairs(seq: int, cached: int, causal: bool) -> int:
+    """Pairs of query and key in one sequence of ``seq`` new tokens behind ``cached`` older ones."""
+    return seq * cached + (seq * (seq + 1) // 2 if causal else seq * seq)
+
+
+def attention_parameters(d_model: int, heads: int, kv_heads: int, head_dim: int) -> int:
+    """Weights of the q, k, v and output projections; no biases."""
+    return 2 * d_model * head_dim * (heads + kv_heads)
+
+
+def kv_bytes(tokens: int, kv_heads: int, head_dim: int, value_bytes: int = 4) -> int:
+    """Bytes of the keys and values of ``tokens`` tokens in one layer."""
+    return 2 * tokens * kv_heads * head_dim * value_bytes
 
 
 def transformer_block_flop(
@@ -114,6 +139,19 @@ def expected_distinct_experts(tokens: int, experts: int, top_k: int) -> float:
     return experts * (1 - (1 - top_k / experts) ** tokens)
 
 
+def expected_kept_choices(tokens: int, experts: int, top_k: int, capacity: int) -> float:
+    """How many of the T·k choices are computed on average when an expert takes at most ``capacity`` of them and each
+    token chooses uniformly.
+
+    An expert is chosen by X ~ Bin(T, p = k/E) tokens and computes min(X, C); with x·P(X = x) = T·p·P(Bin(T−1, p) = x−1)
+    the mean is T·p·P(Bin(T−1, p) < C) + C·P(X > C). Skewed routing keeps fewer.
+    """
+    _check_top_k(experts, top_k)
+    share = top_k / experts
+    most = tokens * share * _binomial_at_most(capacity - 1, tokens - 1, share)
+    return experts * (most + capacity * (1 - _binomial_at_most(capacity, tokens, share)))
+
+
 def moe_ffn_traffic_bytes(
     tokens: int, d_model: int, d_ff: int, experts: int, top_k: int, weight_bytes: int = 4, activation_bytes: int = 4
 ) -> float:
@@ -157,6 +195,15 @@ def flat_blocks_bytes(n: int, k: int, bits: int, block: int, scale_bytes: int = 
     one scale per ``block`` weights, and the table of code values (``table_bytes``; 64 for 16 fp32 values)."""
     _check_bits(bits)
     return _ceil_div(n * k * bits, 8) + _ceil_div(n * k, block) * scale_bytes + table_bytes
+
+
+def _binomial_at_most(count: int, trials: int, share: float) -> float:
+    """P(Bin(trials, share) ≤ count), by the regularised incomplete beta function."""
+    if count >= trials or share == 0:
+        return 1.0
+    from scipy.special import betainc
+
+    return float(betainc(trials - count, count + 1, 1 - share)) if count >= 0 and share < 1 else 0.0
 
 
 def _ceil_div(a: int, b: int) -> int:

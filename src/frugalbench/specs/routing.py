@@ -1,4 +1,4 @@
-"""Who routes where: the gates of published models, and token batches whose routing is chosen, not left to chance.
+"""Who routes where: gates of published models, routing that is chosen and not left to chance, limits on an expert.
 
 All arms compute their routing from the same tokens and the same router, so a chosen routing is put into the *tokens*:
 each one gets the least change (in length) that makes its logits what the trace asks for. Shape suffixes: T tokens,
@@ -6,7 +6,10 @@ D model width, E experts, K experts per token.
 """
 
 import csv
+import math
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,8 @@ MOST_SKEW = 10.0
 MOST_TRACE_BYTES = 64 * 2**20
 _MARGIN = 4.0
 """Logits of chosen experts stand at least this far above the others': a softmax over 8 of 128 leaves no tie."""
+_STEP = 0.25
+"""Between the logits of successive choices, where their order decides who is dropped."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +135,37 @@ def drawn(routing: str, tokens: int, experts: int, chosen: int, random: np.rando
     return np.asarray(order[np.argsort(-noise, axis=1)[:, :chosen]])
 
 
-def steered(x_TD: np.ndarray, router_ED: np.ndarray, chosen_TK: np.ndarray) -> np.ndarray:
+@lru_cache(maxsize=256)
+def capacity(factor: float, tokens: int, experts: int, chosen: int) -> int:
+    """Most token copies that an expert takes of a batch: ceil(factor · T · K / E), exact in the decimal as written.
+
+    The rule of GShard (arXiv 2006.16668, section 2.2) and, for one expert per token, Switch (arXiv 2101.03961,
+    equation 3), over the whole batch as one group.
+    """
+    return math.ceil(Fraction(str(factor)) * tokens * chosen / experts)
+
+
+def kept(chosen_TK: np.ndarray, most: int) -> np.ndarray:
+    """T x K: whether a choice is computed when no expert takes more than ``most``.
+
+    Places go to all first choices in the order of the tokens, then to all second ones, and so on; who finds an
+    expert full is dropped. The other choices of that token keep their weights (GShard, algorithm 1).
+    """
+    by_rank = np.asarray(chosen_TK).T.ravel()
+    order = np.argsort(by_rank, kind="stable")
+    expert_S = by_rank[order]
+    place_S = np.arange(len(expert_S)) - np.searchsorted(expert_S, expert_S)
+    found = np.empty(len(expert_S), bool)
+    found[order] = place_S < most
+    return np.asarray(found.reshape(np.asarray(chosen_TK).T.shape).T)
+
+
+def steered(x_TD: np.ndarray, router_ED: np.ndarray, chosen_TK: np.ndarray, ranked: bool = False) -> np.ndarray:
     """Float32 tokens that the router sends where ``chosen_TK`` says, each the nearest such to the given one.
 
     The logits of all experts keep their place, those of the chosen ones are raised above the highest of the others
-    by a margin; the pseudo-inverse gives the shortest change of the token. Needs no more experts than widths.
+    by a margin, ``ranked`` in the order of ``chosen_TK``; the pseudo-inverse gives the shortest change of the token.
+    Needs no more experts than widths.
     """
     router = router_ED.astype(np.float64)
     if len(router) > router.shape[1]:
@@ -148,6 +179,9 @@ def steered(x_TD: np.ndarray, router_ED: np.ndarray, chosen_TK: np.ndarray) -> n
     others = logits_TE.copy()
     others[rows, chosen_TK] = -np.inf
     top_T = np.where(np.isfinite(others).any(axis=1), others.max(axis=1), 0.0)
-    wanted_TE[rows, chosen_TK] = np.maximum(logits_TE[rows, chosen_TK], top_T[:, None]) + _MARGIN
+    if ranked:
+        wanted_TE[rows, chosen_TK] = top_T[:, None] + _MARGIN + _STEP * np.arange(chosen_TK.shape[1])[::-1]
+    else:
+        wanted_TE[rows, chosen_TK] = np.maximum(logits_TE[rows, chosen_TK], top_T[:, None]) + _MARGIN
     change_TD = np.linalg.solve(router @ router.T, (wanted_TE - logits_TE).T).T @ router
     return np.asarray(x_TD + change_TD, dtype=np.float32)

@@ -5,8 +5,10 @@ BUILDERS = {
     "moe_ffn": "frugalbench.workloads.moe_ffn",
     "lm_quality": "frugalbench.workloads.lm_quality",
     "quantized_linear": "frugalbench.workloads.quantized_linear",
+    "quantized_model": "frugalbench.workloads.quantized_model",
     "onnx_model": "frugalbench.workloads.onnx_model",
     "allreduce": "frugalbench.workloads.allreduce",
+    "expert_parallel": "frugalbench.workloads.expert_parallel",
     "selftest": "frugalbench.workloads.selftest",
     "versus": "frugalbench.workloads.versus",
 }

@@ -60,6 +60,8 @@ class Bound:
     reference is the fact ``output_error``, which must stay below ``params['format_tolerance']``."""
     facts: dict[str, Quantity] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    capped: str = ""
+    """Why the case proved hopelessly slow while it was loaded; it is then recorded as capped and takes no turn."""
 
 
 class Loaded(Protocol):
@@ -78,3 +80,7 @@ class Loaded(Protocol):
 
 class SilentFallback(RuntimeError):
     """Something else than what was asked for did the work."""
+
+
+class NoPath(RuntimeError):
+    """What was asked for has no way to run here: the build or the processor lacks a kernel. Skipped, not failed."""

@@ -1,74 +1,112 @@
-"""Builder of the expert feed-forward layer and its dense twins. Shapes and inputs: ``specs/moe_ffn.py``."""
+"""Builder of the expert layer, its dense twins and the blocks around them. Shapes and inputs: ``specs/moe_ffn.py``."""
 
 import functools
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
+from frugalbench.specs import moe_block, moe_packed
 from frugalbench.specs import moe_ffn as spec
+from frugalbench.specs import moe_inputs as inputs
 from frugalbench.workloads.base import Arrays, Bound, Context
-from frugalbench.workloads.layers import ffn
+from frugalbench.workloads.layers import decoder_block, ffn
+from frugalbench.workloads.moe_reference import gradient_probes, reference, reference_key, route, sum_experts
 
-_MIXTURES = {
-    "moe-loop": ffn.LoopMoe,
-    "moe-sorted": ffn.SortedMoe,
-    "moe-grouped": ffn.GroupedMoe,
-    "moe-compiled": ffn.CompiledMoe,
-}
+__all__ = ["LoadedFfn", "load", "prepare", "reference", "reference_key", "route", "sum_experts"]
+
+_TORCH_MIXTURES = {"moe-loop": ffn.LoopMoe, "moe-sorted": ffn.SortedMoe, "moe-grouped": ffn.GroupedMoe}
+
+Inputs = tuple[Any, ...]
+"""What a layer is called with: tokens, and in a block the place where they stand."""
 
 
 class LoadedFfn:
-    """``copies`` layers of one variant."""
+    """``copies`` layers of one variant, and the caches of their sequences."""
 
     artefacts: tuple[Artefact, ...] = ()
 
     def __init__(self, arm: Arm, context: Context):
-        params = arm.cases[0].params
+        case = arm.cases[0]
         self.context = context
-        self.layers = [_layer(arm.cases[0].variant, params, context, copy) for copy in range(params["copies"])]
+        self.layers = [_layer(case.variant, case.params, context, copy) for copy in range(case.params["copies"])]
+        self.caches: decoder_block.Caches | None = None
+        if moe_block.is_block(case.params) and any(item.regime in moe_block.CACHED for item in arm.cases):
+            self.caches = decoder_block.Caches(context.seed, case.params, context.device)
 
     def bind(self, case: Case) -> Bound:
         """Make a regime callable."""
-        device, seed = self.context.device, self.context.seed
-        tokens = torch.from_numpy(spec.token_batches(seed, case.params, case.regime)).to(device)
+        device = self.context.device
+        tokens = torch.from_numpy(spec.token_batches(self.context.seed, case.params, case.regime)).to(device)
+        taken = self._inputs(case, tokens)
         step = self._training(case) if case.regime == "training" else _forward
-        rotation = spec.rotation(case.params, case.regime)
-        layers, batches = self.layers, len(tokens)
+        layers, rotation = self.layers, len(taken)
+        if case.variant == "moe-compiled":
+            self.artefacts += (self._compiled(case, taken[0]),)
 
         def call(index: int) -> object:
             index %= rotation
-            return step(layers[index % len(layers)], tokens[index % batches])
+            return step(layers[index % len(layers)], taken[index])
 
         return Bound(
             call=call,
-            output=lambda index: self._output(case, call, index % rotation),
+            output=lambda index: self._output(case, call, index % rotation, taken),
             rotation=rotation,
+            own_definition=self._definition(case, taken) if moe_packed.is_packed(case.params) else None,
             synchronize=torch.cuda.synchronize if device == "cuda" else _nothing,
-            facts={"weight_bytes": self._weight_bytes()} | self._padding(case, tokens),
-            details=self._details(case, tokens),
+            facts={"weight_bytes": self._weight_bytes()} | self._shares(case, taken),
+            details=self._details(case, taken),
         )
 
-    def _training(self, case: Case) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    def _definition(self, case: Case, taken: Sequence[Inputs]) -> Callable[[int], Arrays]:
+        """Answers of what is stored, by position."""
+        params, seed = case.params, self.context.seed
+
+        def answer(index: int) -> Arrays:
+            copy, x_TD = index % len(self.layers), taken[index % len(taken)][0].numpy()
+            one = np.ones((len(x_TD), 1))
+            mixing_TE = one if params["d_ff"] else route(params, seed, x_TD.astype(np.float64), copy)
+            return {"y": self.layers[copy].definition(x_TD, mixing_TE)}
+
+        return answer
+
+    def _inputs(self, case: Case, tokens: torch.Tensor) -> list[Inputs]:
+        """By position of the rotation."""
+        positions = range(spec.rotation(case.params, case.regime))
+        batches = [tokens[position % len(tokens)] for position in positions]
+        if not moe_block.is_block(case.params):
+            return [(x_TD,) for x_TD in batches]
+        places = decoder_block.places(case.params, case.regime, self.caches, self.context.device)
+        return [(batches[position], places[position % len(places)]) for position in positions]
+
+    def _training(self, case: Case) -> Callable[[Any, Inputs], torch.Tensor]:
         upstream_TD = torch.from_numpy(spec.upstream(self.context.seed, case.params)).to(self.context.device)
 
-        def step(layer: Any, x_TD: torch.Tensor) -> torch.Tensor:
+        def step(layer: Any, taken: Inputs) -> torch.Tensor:
             for parameter in layer.parameters():
                 parameter.grad = None
-            x_TD = x_TD.detach().requires_grad_()
-            y_TD: torch.Tensor = layer(x_TD)
+            x_TD = taken[0].detach().requires_grad_()
+            y_TD: torch.Tensor = layer(x_TD, *taken[1:])
             y_TD.backward(upstream_TD)
             layer.last = (x_TD, y_TD)
             return y_TD
 
         return step
 
-    def _output(self, case: Case, call: Callable[[int], Any], index: int) -> Arrays:
+    def _compiled(self, case: Case, taken: Inputs) -> Artefact:
+        with torch.inference_mode():
+            x_TD = _to_route(self.layers[0], taken)
+        made: Artefact = _compiled_ffn().build(_ffn(self.layers[0]), x_TD, self.context.cache_dir, case.params)
+        return made
+
+    def _output(self, case: Case, call: Callable[[int], Any], index: int, taken: Sequence[Inputs]) -> Arrays:
+        """What the call gives; of a block also what it adds to its input, which would hide errors of the FFN."""
         y_TD = call(index)
         outputs = {"y": y_TD.detach().cpu().numpy()}
+        if moe_block.is_block(case.params):
+            outputs["added"] = (y_TD.detach() - taken[index][0]).cpu().numpy()
         if case.regime != "training":
             return outputs
         layer = self.layers[index % len(self.layers)]
@@ -76,56 +114,113 @@ class LoadedFfn:
         return outputs | gradient_probes(layer.gradients(), self.context.seed)
 
     def _weight_bytes(self) -> Quantity:
-        stored = sum(p.numel() * p.element_size() for p in self.layers[0].parameters())
-        return Quantity(value=float(stored), unit="byte", tier=Tier.MEASURED, source="stored tensors of one layer")
+        return Quantity(
+            value=float(self.layers[0].stored_bytes()),
+            unit="byte",
+            tier=Tier.MEASURED,
+            source="stored tensors of one layer",
+        )
 
-    def _details(self, case: Case, tokens: torch.Tensor) -> dict[str, Any]:
+    def _details(self, case: Case, taken: Sequence[Inputs]) -> dict[str, Any]:
         details: dict[str, Any] = {"implementation": self.layers[0].implementation}
+        if moe_block.is_block(case.params):
+            details["attention"] = decoder_block.kernel(case.params, case.regime, self.context.device)
         if not case.params["d_ff"]:
-            counts = [_histogram(self.layers[0], x_TD) for x_TD in tokens]
-            details["router_histogram"] = [sum(column) for column in zip(*counts, strict=True)]
-            details["experts_hit"] = [sum(count > 0 for count in row) for row in counts]
-            details["busiest_expert_tokens"] = [max(row) for row in counts]
+            details |= self._load(case, taken)
         return details
 
-    def _padding(self, case: Case, tokens: torch.Tensor) -> dict[str, Quantity]:
-        if case.params["d_ff"] or case.variant not in spec.NATIVE:
+    def _load(self, case: Case, taken: Sequence[Inputs]) -> dict[str, Any]:
+        """Copies per routed expert as the router asks, and by batch what experts take and what is dropped."""
+        loads = [_expert_loads(self.layers[0], item) for item in taken[: spec.BATCHES[case.regime]]]
+        details: dict[str, Any] = {
+            "router_histogram": [sum(column) for column in zip(*(asked for asked, _ in loads), strict=True)],
+            "experts_hit": [sum(count > 0 for count in asked) for asked, _ in loads],
+            "busiest_expert_tokens": [max(computed) for _, computed in loads],
+        }
+        if inputs.has_capacity(case.params):
+            details["expert_capacity_tokens"] = inputs.capacity(case.params)
+            details["dropped_share"] = [1 - sum(computed) / sum(asked) for asked, computed in loads]
+        return details
+
+    def _shares(self, case: Case, taken: Sequence[Inputs]) -> dict[str, Quantity]:
+        """Of token copies: what is computed for nobody, and what is dropped."""
+        if case.params["d_ff"]:
             return {}
-        with torch.inference_mode():
-            found = self.layers[0].details(self.layers[0].route(tokens[0])[0])
-        share = Quantity(
-            value=found["padding_share"], unit="1", tier=Tier.MEASURED, source="lanes computed for no token"
-        )
-        return {"padding_share": share}
+        found = {}
+        if inputs.has_capacity(case.params):
+            dropped = self._load(case, taken)["dropped_share"]
+            found["dropped_share"] = _share(sum(dropped) / len(dropped), "routed copies beyond the experts' capacity")
+        if case.variant in spec.NATIVE and not moe_packed.is_packed(case.params):
+            padding = _padding_share(self.layers[0], taken[0])
+            found["padding_share"] = _share(padding, "lanes computed for no token")
+        return found
 
     def close(self) -> None:
         """Nothing outlives the process."""
 
 
-def prepare(arm: Arm, _context: Context) -> None:
-    """Compile the own kernel, where the arm needs it and the cache lacks it."""
-    if arm.cases[0].variant in spec.NATIVE:
+def prepare(arm: Arm, context: Context) -> None:
+    """Compile the own kernel, or the graph, where the arm needs it and the cache lacks it."""
+    case = arm.cases[0]
+    if case.variant in spec.NATIVE:
         from frugalbench.backends import native_moe
 
         native_moe.built()
+        if moe_packed.is_packed(case.params):
+            from frugalbench.backends import native_quant
+
+            native_quant.built()
+    if case.variant == "moe-compiled":
+        compiled_ffn = _compiled_ffn()
+        compiled_ffn.set_up(context.cache_dir)
+        layer = _feed_forward(case.variant, case.params, context, 0)
+        for item in arm.cases:
+            x_TD = torch.from_numpy(spec.token_batches(context.seed, item.params, item.regime)[0]).to(context.device)
+            compiled_ffn.build(layer, x_TD, context.cache_dir, item.params)
 
 
 def load(arm: Arm, context: Context) -> LoadedFfn:
     """Allocate and fill the arm's layers."""
+    if arm.cases[0].variant == "moe-compiled":
+        _compiled_ffn().set_up(context.cache_dir)
     return LoadedFfn(arm, context)
 
 
 def _layer(variant: str, params: dict[str, Any], context: Context, copy: int) -> Any:
+    found = _feed_forward(variant, params, context, copy)
+    if not moe_block.is_block(params):
+        return found
+    return decoder_block.Block(found, _tensors(moe_block.weights(context.seed, params, copy), context), params)
+
+
+def _feed_forward(variant: str, params: dict[str, Any], context: Context, copy: int) -> Any:
     if params["d_ff"]:
         weights = _tensors(spec.dense_weights(context.seed, params, copy), context)
+        if moe_packed.is_packed(params):
+            return _packed().PackedDense(weights, params)
         return _native().NativeDense(weights) if variant in spec.NATIVE else ffn.Dense(weights)
     weights = _tensors(spec.expert_weights(context.seed, params, copy), context)
-    weights |= _tensors({"router": spec.router_weights(context.seed, params)}, context)
+    weights |= _tensors({"router": moe_block.router(context.seed, params, copy)}, context)
+    if moe_packed.is_packed(params):
+        return _packed().PackedMoe(weights, params)
+    return _mixture(variant)(weights, params)
+
+
+def _mixture(variant: str) -> Callable[[dict[str, torch.Tensor], dict[str, Any]], Any]:
+    """The class of a mixture; what only it needs is imported only for it."""
     if variant in spec.TRANSFORMERS:
-        return ffn.TransformersMoe(weights, params, spec.TRANSFORMERS[variant])
+        from frugalbench.workloads.layers.transformers_ffn import TransformersMoe
+
+        return functools.partial(TransformersMoe, wanted=spec.TRANSFORMERS[variant])
     if variant == "moe-triton":
-        return _triton().TritonMoe(weights, params)
-    return (_native().NativeMoe if variant in spec.NATIVE else _MIXTURES[variant])(weights, params)
+        from frugalbench.workloads.layers.triton_ffn import TritonMoe
+
+        return TritonMoe
+    if variant == "moe-compiled":
+        return functools.partial(_compiled_ffn().CompiledMoe)
+    if variant in spec.NATIVE:
+        return functools.partial(_native().NativeMoe)
+    return _TORCH_MIXTURES[variant]
 
 
 def _native() -> Any:
@@ -135,20 +230,27 @@ def _native() -> Any:
     return native_ffn
 
 
-def _triton() -> Any:
-    """The Triton kernel's layer; Triton is needed only where it runs."""
-    from frugalbench.workloads.layers import triton_ffn
+def _packed() -> Any:
+    """The same with quantised weights."""
+    from frugalbench.workloads.layers import packed_ffn
 
-    return triton_ffn
+    return packed_ffn
+
+
+def _compiled_ffn() -> Any:
+    """The compiled layer; inductor reads its settings when it is imported."""
+    from frugalbench.workloads.layers import compiled_ffn
+
+    return compiled_ffn
 
 
 def _tensors(arrays: Arrays, context: Context) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array).to(context.device) for name, array in arrays.items()}
 
 
-def _forward(layer: Any, x_TD: torch.Tensor) -> torch.Tensor:
+def _forward(layer: Any, taken: Inputs) -> torch.Tensor:
     with torch.inference_mode():
-        y_TD: torch.Tensor = layer(x_TD)
+        y_TD: torch.Tensor = layer(*taken)
     return y_TD
 
 
@@ -156,129 +258,37 @@ def _nothing() -> None:
     return None
 
 
-def _histogram(layer: ffn.Mixture, x_TD: torch.Tensor) -> list[int]:
-    """Tokens per routed expert."""
+def _ffn(layer: Any) -> Any:
+    return layer.ffn if isinstance(layer, decoder_block.Block) else layer
+
+
+def _to_route(layer: Any, taken: Inputs) -> torch.Tensor:
+    """T x D that the router sees."""
+    return layer.ffn_input(*taken) if isinstance(layer, decoder_block.Block) else taken[0]
+
+
+def _expert_loads(layer: Any, taken: Inputs) -> tuple[list[int], list[int]]:
+    """Tokens per routed expert: as the router asks, and as they are computed."""
+    mixture = _ffn(layer)
     with torch.inference_mode():
-        chosen = layer.route(x_TD)[0][:, : layer.top_k].flatten()
-        counts: list[int] = torch.bincount(chosen, minlength=layer.experts).tolist()
+        x_TD = _to_route(layer, taken)
+        asked = _counts(mixture.choose(x_TD)[0].flatten(), mixture.experts)
+        return asked, _counts(mixture.copies(x_TD)[1], mixture.experts) if mixture.capacity_factor else asked
+
+
+def _counts(expert_S: torch.Tensor, experts: int) -> list[int]:
+    """How often each routed expert is named; shared ones are left out."""
+    counts: list[int] = torch.bincount(expert_S, minlength=experts)[:experts].tolist()
     return counts
 
 
-def gradient_probes(gradients: dict[str, torch.Tensor], seed: int) -> Arrays:
-    """Each weight gradient times a fixed random vector along its last axis."""
-    products = {}
-    for name, gradient in gradients.items():
-        probe = torch.from_numpy(spec.probe(seed, gradient.shape[-1])).to(gradient)
-        products[f"{name}_grad"] = (gradient @ probe).cpu().numpy()
-    return products
+def _padding_share(layer: Any, taken: Inputs) -> float:
+    mixture = _ffn(layer)
+    with torch.inference_mode():
+        x_TD = _to_route(layer, taken)
+        chosen = mixture.copies(x_TD)[1][:, None] if mixture.capacity_factor else mixture.route(x_TD)[0]
+        return float(mixture.details(chosen)["padding_share"])
 
 
-def reference_key(case: Case) -> str:
-    """Both MoE arms compute the same function; each dense twin its own."""
-    return json.dumps([spec.WORKLOAD, case.regime, case.params], sort_keys=True)
-
-
-def reference(case: Case, context: Context) -> Arrays:
-    """Float64 answers, leading axis = rotation."""
-    rows = [_answer(case, context.seed, index) for index in range(spec.rotation(case.params, case.regime))]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def _answer(case: Case, seed: int, index: int) -> Arrays:
-    params = case.params
-    batches = spec.token_batches(seed, params, case.regime)
-    x_TD = batches[index % len(batches)].astype(np.float64)
-    copy = index % params["copies"]
-    if case.regime == "training":
-        return _gradients(params, seed, x_TD, copy)
-    if params["d_ff"]:
-        weights = _double_weights(params, seed, copy)
-        return {"y": _swiglu(x_TD, weights["gate_up"], weights["down"])}
-    return {"y": sum_experts(params, seed, x_TD, copy)}
-
-
-def _double_weights(params: dict[str, Any], seed: int, copy: int) -> Arrays:
-    """Float64 weights of one copy. The latest are kept, because successive positions often share them."""
-    layer = {name: value for name, value in params.items() if name != "tokens"}
-    return _drawn(json.dumps(layer, sort_keys=True), seed, copy)
-
-
-@functools.lru_cache(maxsize=1)
-def _drawn(layer: str, seed: int, copy: int) -> Arrays:
-    params = json.loads(layer)
-    arrays = spec.dense_weights(seed, params, copy) if params["d_ff"] else spec.expert_weights(seed, params, copy)
-    if not params["d_ff"]:
-        arrays["router"] = spec.router_weights(seed, params)
-    return {name: array.astype(np.float64) for name, array in arrays.items()}
-
-
-def _swiglu(x_TD: np.ndarray, gate_up: np.ndarray, down: np.ndarray) -> np.ndarray:
-    gate_TF, up_TF = np.split(x_TD @ gate_up.T, 2, axis=1)
-    hidden_TF = gate_TF / (1 + np.exp(-gate_TF)) * up_TF
-    y_TD: np.ndarray = hidden_TF @ down.T
-    return y_TD
-
-
-def route(params: dict[str, Any], seed: int, x_TD: np.ndarray) -> np.ndarray:
-    """T x E mixing weights in float64, shared experts last: the gate's scores, the top k kept."""
-    logits_TE = x_TD @ spec.router_weights(seed, params).astype(np.float64).T
-    kept_TK = np.argsort(-logits_TE, axis=1)[:, : params["top_k"]]
-    if params["gate"] == "sigmoid":
-        scores_TE = 1 / (1 + np.exp(-logits_TE))
-    else:
-        odds_TE = np.exp(logits_TE - logits_TE.max(axis=1, keepdims=True))
-        scores_TE = odds_TE / odds_TE.sum(axis=1, keepdims=True)
-    mixing_TE = np.zeros_like(scores_TE)
-    np.put_along_axis(mixing_TE, kept_TK, np.take_along_axis(scores_TE, kept_TK, axis=1), axis=1)
-    if params["normalise"]:
-        mixing_TE /= mixing_TE.sum(axis=1, keepdims=True)
-    return np.hstack([mixing_TE * params["routed_scale"], np.ones((len(x_TD), params["n_shared"]))])
-
-
-def sum_experts(params: dict[str, Any], seed: int, x_TD: np.ndarray, copy: int) -> np.ndarray:
-    """T x D: the definition of a mixture, expert by expert over the tokens that it serves."""
-    weights = _double_weights(params, seed, copy)
-    mixing_TE = route(params, seed, x_TD)
-    y_TD = np.zeros_like(x_TD)
-    for expert in np.flatnonzero(mixing_TE.any(axis=0)):
-        served = mixing_TE[:, expert] > 0
-        answer = _swiglu(x_TD[served], weights["gate_up"][expert], weights["down"][expert])
-        y_TD[served] += mixing_TE[served, expert, None] * answer
-    return y_TD
-
-
-def _gradients(params: dict[str, Any], seed: int, x_TD: np.ndarray, copy: int) -> Arrays:
-    """Forward and backward by float64 autograd of a formulation that none of the arms uses."""
-    x = torch.from_numpy(x_TD).requires_grad_()
-    arrays = _double_weights(params, seed, copy)
-    weights = {name: torch.from_numpy(array).requires_grad_() for name, array in arrays.items()}
-    y = _dense_double(x, weights) if params["d_ff"] else _mixture_double(x, weights, params)
-    y.backward(torch.from_numpy(spec.upstream(seed, params)).double())
-    gradients = {name: tensor.grad for name, tensor in weights.items() if tensor.grad is not None}
-    assert x.grad is not None
-    return {"y": y.detach().numpy(), "x_grad": x.grad.numpy()} | gradient_probes(gradients, seed)
-
-
-def _dense_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    gate_up, down = weights["gate_up"], weights["down"]
-    width = down.shape[1]
-    gate_TF, up_TF = x_TD @ gate_up[:width].T, x_TD @ gate_up[width:].T
-    y_TD: torch.Tensor = (gate_TF * torch.sigmoid(gate_TF) * up_TF) @ down.T
-    return y_TD
-
-
-def _mixture_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor], params: dict[str, Any]) -> torch.Tensor:
-    """Every expert on every token, mixed by a T x E matrix that is zero where a token does not go."""
-    logits_TE = x_TD @ weights["router"].T
-    kept = torch.zeros_like(logits_TE).scatter(1, logits_TE.topk(params["top_k"]).indices, 1.0)
-    scores_TE = torch.sigmoid(logits_TE) if params["gate"] == "sigmoid" else torch.softmax(logits_TE, dim=1)
-    mixing_TE = scores_TE * kept
-    if params["normalise"]:
-        mixing_TE = mixing_TE / mixing_TE.sum(dim=1, keepdim=True)
-    mixing_TE = torch.cat([mixing_TE * params["routed_scale"], mixing_TE.new_ones(len(x_TD), params["n_shared"])], 1)
-    width = weights["down"].shape[2]
-    both_TEF = torch.einsum("td,efd->tef", x_TD, weights["gate_up"])
-    gate_TEF, up_TEF = both_TEF[..., :width], both_TEF[..., width:]
-    hidden_TEF = gate_TEF * torch.sigmoid(gate_TEF) * up_TEF * mixing_TE[..., None]
-    y_TD: torch.Tensor = torch.einsum("tef,edf->td", hidden_TEF, weights["down"])
-    return y_TD
+def _share(value: float, source: str) -> Quantity:
+    return Quantity(value=value, unit="1", tier=Tier.MEASURED, source=source)

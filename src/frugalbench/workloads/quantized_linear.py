@@ -1,4 +1,4 @@
-"""Builder of ``quantized_linear``: y_MN = x_MK @ w_NK.T in the formats of :mod:`frugalbench.specs.quantized_linear`.
+"""Builder of ``quantized_linear``: y_MN = x_MK @ w_NK.T in the formats of :mod:`frugalbench.specs.quant_formats`.
 
 Position ``i`` of the rotation uses matrix ``i`` and input ``i % DISTINCT_INPUTS``. Outputs are reduced before they are
 compared (:func:`~frugalbench.workloads.layers.quant_values.projection`), so that checking prefill costs little.
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +17,32 @@ import numpy as np
 
 from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
 from frugalbench.workloads.base import Arrays, Bound, Context
-from frugalbench.workloads.layers.quant_stored import Source, Stored, fingerprint, multiply
-from frugalbench.workloads.layers.quant_values import DISTINCT_INPUTS, digest, inputs, projection, weights
+from frugalbench.workloads.layers.quant_stored import Stored, fingerprint, multiply, require_finite
+from frugalbench.workloads.layers.quant_values import (
+    DISTINCT_INPUTS,
+    digest,
+    drawn,
+    inputs,
+    moved,
+    place,
+    projection,
+    weights,
+)
 
 REFERENCE_COPIES = 4
 """The unquantised answer is computed for the first so many positions; each arm checks those that it has."""
+LAYERS = {
+    "torch": "frugalbench.workloads.layers.quant_torch",
+    "onnxruntime": "frugalbench.workloads.layers.quant_ort",
+    "openvino": "frugalbench.workloads.layers.quant_openvino",
+    "bitsandbytes": "frugalbench.workloads.layers.quant_bnb",
+    "torchao": "frugalbench.workloads.layers.quant_torchao",
+    "llama.cpp": "frugalbench.workloads.layers.quant_llama",
+    "native": "frugalbench.workloads.layers.quant_native",
+}
+"""Backend to the module whose ``make(case, source, context)`` gives its :class:`Linear`."""
+_KEPT = 4
+"""Drawn matrices that lie in the run's scratch folder, for the workers after the first."""
 
 
 class Linear(Protocol):
@@ -42,15 +64,20 @@ class Linear(Protocol):
 
 
 def load(arm: Arm, context: Context) -> "QuantizedLinear":
-    """Fill, quantise and hold the arm's matrices, one at a time. Raises ``RuntimeError`` for an unknown scheme."""
+    """Fill, quantise and hold the arm's matrices, one at a time.
+
+    Raises ``RuntimeError`` for an unknown scheme and for weights that are not finite, :class:`NoPath` where the library
+    lacks what the scheme needs here.
+    """
     case = arm.cases[0]
     p = case.params
-    source = partial(_drawn, context.scratch_dir, p["seed"], p["n"], p["k"])
+    source = partial(_weights, context.scratch_dir, p["seed"], p["n"], p["k"])
     if "torch" in arm.imports:
         import torch
 
         torch.set_num_threads(context.threads)
-    return QuantizedLinear(_linear(case, source, context), arm, context)
+    linear: Linear = import_module(LAYERS[case.backend]).make(case, source, context)
+    return QuantizedLinear(linear, arm, context)
 
 
 def reference(case: Case, context: Context) -> Arrays:  # noqa: ARG001
@@ -158,51 +185,31 @@ class QuantizedLinear:
     def _details(self, case: Case) -> dict[str, Any]:
         found = {"kernel": self.linear.kernel, "threads": self.linear.threads()}
         placement = getattr(self.linear, "placement", None)
-        return {**found, "placement": placement(self._input(case, 0))} if placement else found
+        if placement is not None:
+            found["placement"] = placement(self._input(case, 0))
+        return {**found, **getattr(self.linear, "details", {})}
 
 
 def _source(seed: int, n: int, k: int, copy: int) -> np.ndarray:
     return weights(seed, copy, n, k)
 
 
-def _drawn(scratch: Path, seed: int, n: int, k: int, copy: int) -> np.ndarray:
-    """The matrix as :func:`weights` draws it; the first few are drawn once per run and read by every later worker."""
-    if copy >= REFERENCE_COPIES:
-        return weights(seed, copy, n, k)
-    file = scratch / "weights" / f"{n}x{k}-seed{seed}-{copy}.npy"
+def _weights(scratch: Path, seed: int, n: int, k: int, copy: int) -> np.ndarray:
+    """The matrix as :func:`weights` makes it; the first few are drawn once per run and read by every later worker."""
+    number, shift = place(copy, n)
+    if number >= _KEPT:
+        return require_finite(moved(drawn(seed, number, n, k), shift))
+    file = scratch / "weights" / f"{n}x{k}-seed{seed}-{number}.npy"
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
         partial_file = file.with_suffix(f".{os.getpid()}.npy")
-        np.save(partial_file, weights(seed, copy, n, k))
+        np.save(partial_file, drawn(seed, number, n, k))
         partial_file.replace(file)
-    return np.asarray(np.load(file, allow_pickle=False))
+    return require_finite(moved(np.load(file, allow_pickle=False), shift))
 
 
 def _bytes(value: float, source: str) -> Quantity:
     return Quantity(value=float(value), unit="byte", tier=Tier.MEASURED, source=source)
-
-
-def _linear(case: Case, source: Source, context: Context) -> Linear:
-    p = case.params
-    copies, scheme = p["copies"], p["scheme"]
-    if case.backend == "onnxruntime":
-        from frugalbench.workloads.layers.quant_ort import OrtLinear, Spec
-
-        spec = Spec(p["n"], p["k"], p["bits"], p["group_size"] or 0, p["accuracy_level"], p["seed"])
-        return OrtLinear(source, copies, spec, context.threads, context.cache_dir, context.scratch_dir)
-    if case.backend == "bitsandbytes":
-        from frugalbench.workloads.layers.quant_bnb import BitsAndBytes
-
-        folder = f"{scheme}-{p['n']}x{p['k']}-seed{p['seed']}"
-        cache = context.cache_dir / "quantized_linear" / folder
-        return BitsAndBytes(source, copies, scheme, context.device, cache)
-    from frugalbench.workloads.layers.quant_torch import TorchDense, TorchDynamicInt8
-
-    if scheme == "int8":
-        return TorchDynamicInt8(source, copies)
-    if scheme not in ("float32", "bfloat16"):
-        raise RuntimeError(f"no torch layer stores weights as {scheme}")
-    return TorchDense(source, copies, scheme, context.device)
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -213,6 +220,7 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def prepare(arm: Arm, context: Context) -> None:
-    """Quantise and store the graphs that are not cached yet; arms that quantise in memory have nothing to prepare."""
-    if arm.cases[0].backend == "onnxruntime" or arm.cases[0].params["scheme"] == "nf4":
+    """Quantise and store what is not cached yet; unquantised arms of other libraries have nothing to prepare."""
+    case = arm.cases[0]
+    if case.backend == "onnxruntime" or case.params["bits"] < 16:
         load(arm, context).close()

@@ -8,7 +8,8 @@ of this worker that the environment spoils · ``key`` of the reference.
 Faults: ``stray`` a child that hangs, double-forked into a session of its own · ``leak_threads`` that spin after
 ``leak_at`` calls · ``spin_on_s`` how long a thread spins on after a call · ``changes_at`` the call from which on the
 answer is off by one · ``misshapen`` answers · ``misses`` a module that load imports · ``grow_bytes`` more held after
-each call · ``print_bytes`` printed at load.
+each call · ``print_bytes`` printed at load · ``no_path`` why load finds no kernel · ``capped``
+why loading showed it to be hopeless.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ import numpy as np
 
 from frugalbench.meters import environment
 from frugalbench.run import protocol
-from frugalbench.workloads.base import Bound
+from frugalbench.workloads.base import Bound, NoPath
 
 ROTATION = 3
 _turns = 0
@@ -153,6 +154,8 @@ class Loaded:
             self.held = np.ones(params.get("hold_bytes", 0), np.uint8)
             time.sleep(params.get("slow_load", 0))
             misbehave(params, "load", self.start)
+            if "no_path" in params:
+                raise NoPath(params["no_path"])
             if "misses" in params:
                 import_module(params["misses"])
             if "print_bytes" in params:
@@ -189,6 +192,7 @@ class Loaded:
             call=lambda index: answer(index, "call"),
             output=lambda index: {"y": answer(index, "output")},
             rotation=ROTATION,
+            capped=params.get("capped", ""),
         )
 
     def close(self):

@@ -1,13 +1,14 @@
-"""How the ranks of a measured all-reduce keep in step, and what each contributes. No torch.
+"""How the ranks of a measured group keep in step, and what each contributes. No torch.
 
-Rank 0 is timed; the others follow. A follower performs one all-reduce after another of the agreed size and, between
-two calls of rank 0, waits inside the next one: gloo blocks there on a condition variable and uses no CPU, so a timed
-call carries no signalling at all, just as in nccl-tests, where every rank runs the same loop. To change the size,
-rank 0 writes an :class:`Order` to every follower's standard input: it takes effect after a given number of
-all-reduces, one more than rank 0 has done, and rank 0 then does that one (untimed) to release the followers from it.
+Rank 0 is timed; the others follow. A follower performs one call of the agreed work after another and, between two
+calls of rank 0, waits inside the collective that the next one begins with: gloo blocks there on a condition variable
+and uses no CPU, so a timed call carries no signalling at all, just as in nccl-tests, where every rank runs the same
+loop. To change the work, rank 0 writes an :class:`Order` to every follower's standard input: it takes effect after a
+given number of calls, one more than rank 0 has done, and rank 0 then does that one (untimed) to release the followers
+from it.
 
-The sum is left in the buffer, so the values grow by the number of ranks with each call; both sides put the original
-input back every ``REFILL`` calls, long before float32 overflows.
+An all-reduce leaves the sum in the buffer, so the values grow by the number of ranks with each call; both sides put
+the original input back every ``REFILL`` calls, long before float32 overflows.
 """
 
 import struct
@@ -19,20 +20,23 @@ import numpy as np
 REFILL = 32
 """At 8 ranks the values have grown by 8**32 = 2**96 by then."""
 
-_ORDER = struct.Struct("<qq")
+_ORDER = struct.Struct("<qqq")
 ORDER_BYTES = _ORDER.size
 
 
 @dataclass(frozen=True)
 class Order:
-    """From all-reduce number ``after`` on, buffers of ``elements``; 0 elements: leave."""
+    """From call number ``after`` on, another work."""
 
     after: int
-    elements: int
+    work: int
+    """What to do: the elements to reduce, or a case's number; 0: leave."""
+    position: int = 0
+    """Where in the work's rotation of inputs to begin."""
 
     def pack(self) -> bytes:
         """The bytes for the pipe; fewer than the kernel writes at once."""
-        return _ORDER.pack(self.after, self.elements)
+        return _ORDER.pack(self.after, self.work, self.position)
 
     @staticmethod
     def unpack(text: bytes) -> "Order":
@@ -43,6 +47,11 @@ class Order:
 def ready_mark(store: Path, rank: int) -> Path:
     """The file that a follower makes once it has loaded torch and can join."""
     return store.with_name(f"ready-{rank}")
+
+
+def note(store: Path) -> Path:
+    """The file in which rank 0 leaves what does not fit an order."""
+    return store.with_name("note.json")
 
 
 def rank_input(seed: int, rank: int, elements: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The program of a follower: ``python -m frugalbench.cluster.emulate.rank RANK RANKS STORE SEED PARENT``.
 
 Orders come on standard input (see :mod:`frugalbench.cluster.emulate.lockstep`); end of input ends the process, and so
-does the death of its parent.
+does the death of its parent. Other followers' programs share :func:`arrive`, :func:`join` and :func:`follow`.
 """
 
 import ctypes
@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,22 @@ PATIENCE = timedelta(days=1)
 _PR_SET_PDEATHSIG = 1
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Join the group and follow orders."""
-    rank, ranks, store, seed, parent = int(argv[0]), int(argv[1]), argv[2], int(argv[3]), int(argv[4])
-    die_with(parent)
+    rank, ranks, store, (seed,) = arrive(argv)
     import torch.distributed  # noqa: F401
 
-    ready_mark(Path(store), rank).touch()
-    join(rank, ranks, Path(store))
-    follow(rank, seed)
+    ready_mark(store, rank).touch()
+    dist = join(rank, ranks, store)
+    follow(lambda order: Reduction(dist, int(seed), rank, order.work))
     # Without the teardown of torch, which may wait for ranks that are already gone.
     os._exit(0)
+
+
+def arrive(argv: Sequence[str]) -> tuple[int, int, Path, tuple[str, ...]]:
+    """Rank, ranks, store and the program's own words; from now on this process dies with its parent."""
+    die_with(int(argv[-1]))
+    return int(argv[0]), int(argv[1]), Path(argv[2]), tuple(argv[3:-1])
 
 
 def die_with(parent: int) -> None:
@@ -55,21 +61,34 @@ def join(rank: int, ranks: int, store: Path) -> Any:
     return dist
 
 
-def follow(rank: int, seed: int) -> None:
-    """All-reduce after all-reduce, changing size when ordered, until told to leave."""
-    import torch
-    import torch.distributed as dist
+class Reduction:
+    """One buffer that is all-reduced again and again, in place."""
 
+    def __init__(self, dist: Any, seed: int, rank: int, elements: int):
+        import torch
+
+        self.dist, self.uses = dist, 0
+        self.source = torch.from_numpy(rank_input(seed, rank, elements))
+        self.buffer = self.source.clone()
+
+    def __call__(self) -> Any:
+        """One all-reduce; returns the buffer."""
+        if self.uses == REFILL:
+            self.buffer.copy_(self.source)
+            self.uses = 0
+        self.dist.all_reduce(self.buffer)
+        self.uses += 1
+        return self.buffer
+
+
+def follow(turn_to: Callable[[Order], Callable[[], object]]) -> None:
+    """Call after call of what ``turn_to`` makes of the order in force, until told to leave."""
     done, order, pending = 0, _wait(), None
-    while order.elements:
-        source = torch.from_numpy(rank_input(seed, rank, order.elements))
-        buffer, uses = source.clone(), 0
+    while order.work:
+        call = turn_to(order)
         while pending is None or done < pending.after:
-            if uses == REFILL:
-                buffer.copy_(source)
-                uses = 0
-            dist.all_reduce(buffer)
-            done, uses = done + 1, uses + 1
+            call()
+            done += 1
             pending = pending or _poll()
         order, pending = pending, None
 

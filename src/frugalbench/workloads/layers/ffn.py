@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from frugalbench.specs import routing
+
 
 class Layer:
     """Weights as leaf tensors that can take gradients."""
@@ -25,6 +27,10 @@ class Layer:
     def parameters(self) -> Iterable[torch.Tensor]:
         """The weights that a training step differentiates."""
         return self.weights.values()
+
+    def stored_bytes(self) -> int:
+        """Bytes of the weights as they are held."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.parameters())
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Gradients of the latest training step, by weight name."""
@@ -59,24 +65,56 @@ class Mixture(Layer):
         self.top_k, self.gate = params["top_k"], params["gate"]
         self.normalise, self.routed_scale = params["normalise"], params["routed_scale"]
         self.experts, self.n_shared = params["experts"], params["n_shared"]
+        self.capacity_factor = float(params.get("capacity_factor", 0.0))
 
     def __call__(self, x_TD: torch.Tensor) -> torch.Tensor:
+        if self.capacity_factor:
+            return self.mix_copies(x_TD, *self.copies(x_TD))
         return self.mix(x_TD, *self.route(x_TD))
 
     def mix(self, x_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         """Sum over the chosen experts of weight · expert(x), T x D."""
         raise NotImplementedError
 
+    def mix_copies(
+        self, x_TD: torch.Tensor, token_S: torch.Tensor, expert_S: torch.Tensor, weight_S: torch.Tensor
+    ) -> torch.Tensor:
+        """The same sum over S copies sorted by expert: here each is a token with one expert, added back outside."""
+        y_SD = self.mix(x_TD[token_S], expert_S[:, None], weight_S[:, None])
+        return torch.zeros_like(x_TD).index_add_(0, token_S, y_SD)
+
+    def choose(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numbers and mixing weights of each token's routed experts, the first choice first."""
+        gate = self.top_k, self.gate, self.normalise, self.routed_scale
+        return chosen(x_TD, self.weights["router"], *gate)
+
     def route(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers and mixing weights of each token's experts, shared ones last."""
-        logits_TE = functional.linear(x_TD, self.weights["router"])
-        scores_TE = logits_TE.softmax(dim=-1) if self.gate == "softmax" else logits_TE.sigmoid()
-        weight_TK, expert_TK = scores_TE.topk(self.top_k, dim=-1)
-        if self.normalise:
-            weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True)
-        if self.routed_scale != 1.0:
-            weight_TK = weight_TK * self.routed_scale
-        return self.with_shared(expert_TK, weight_TK)
+        """Numbers and mixing weights of each token's experts, shared ones last; nothing is dropped."""
+        return self.with_shared(*self.choose(x_TD))
+
+    def copies(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Token, expert and mixing weight of each copy that is computed, sorted by expert, shared ones last.
+
+        An expert's places go to first choices in the order of the tokens, then to second ones, and so on; a token that
+        finds one full keeps its other experts, with their weights as they were (GShard, arXiv 2006.16668).
+        """
+        expert_TK, weight_TK = self.choose(x_TD)
+        tokens = len(x_TD)
+        expert_S, order_S = expert_TK.t().flatten().sort(stable=True)
+        place_S = torch.arange(len(expert_S), device=x_TD.device) - torch.searchsorted(expert_S, expert_S)
+        kept = place_S < routing.capacity(self.capacity_factor, tokens, self.experts, self.top_k)
+        order_S = order_S[kept]
+        copies = order_S % tokens, expert_S[kept], weight_TK.t().flatten()[order_S]
+        return self._copies_with_shared(tokens, *copies) if self.n_shared else copies
+
+    def _copies_with_shared(
+        self, tokens: int, token_S: torch.Tensor, expert_S: torch.Tensor, weight_S: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        token = torch.arange(tokens, device=token_S.device).repeat(self.n_shared)
+        expert = torch.arange(self.experts, self.experts + self.n_shared, device=token_S.device)
+        expert = expert.to(expert_S.dtype).repeat_interleave(tokens)
+        weight = weight_S.new_ones(len(token))
+        return torch.cat([token_S, token]), torch.cat([expert_S, expert]), torch.cat([weight_S, weight])
 
     def with_shared(self, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The choices with the shared experts added."""
@@ -92,6 +130,20 @@ class Mixture(Layer):
         """What the arm alone can say about a batch that is routed so."""
         del expert_TK
         return {}
+
+
+def chosen(
+    x_TD: torch.Tensor, router_ED: torch.Tensor, top_k: int, gate: str, normalise: bool, routed_scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers and mixing weights of the ``top_k`` experts of each token, T x K, the largest score first."""
+    logits_TE = functional.linear(x_TD, router_ED)
+    scores_TE = logits_TE.softmax(dim=-1) if gate == "softmax" else logits_TE.sigmoid()
+    weight_TK, expert_TK = scores_TE.topk(top_k, dim=-1)
+    if normalise:
+        weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True)
+    if routed_scale != 1.0:
+        weight_TK = weight_TK * routed_scale
+    return expert_TK, weight_TK
 
 
 class LoopMoe(Mixture):
@@ -110,6 +162,19 @@ class LoopMoe(Mixture):
                 y_TD = y_TD.index_add(0, token, answer * weight_TK[token, rank, None])
         return y_TD
 
+    def mix_copies(
+        self, x_TD: torch.Tensor, token_S: torch.Tensor, expert_S: torch.Tensor, weight_S: torch.Tensor
+    ) -> torch.Tensor:
+        gate_up, down = self.weights["gate_up"].unbind(), self.weights["down"].unbind()
+        y_TD = torch.zeros_like(x_TD)
+        for expert in range(len(gate_up)):
+            copy = torch.where(expert_S == expert)[0]
+            if len(copy):
+                token = token_S[copy]
+                answer = _swiglu(x_TD[token], gate_up[expert], down[expert])
+                y_TD = y_TD.index_add(0, token, answer * weight_S[copy, None])
+        return y_TD
+
 
 class _Sorted(Mixture):
     """Token copies sorted by expert, multiplied by :meth:`multiply`, added back."""
@@ -117,7 +182,12 @@ class _Sorted(Mixture):
     def mix(self, x_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         expert_S, order_S = expert_TK.flatten().sort()
         token_S = order_S // expert_TK.shape[1]
-        y_SD = self.multiply(x_TD[token_S], expert_S) * weight_TK.flatten()[order_S, None]
+        return self.mix_copies(x_TD, token_S, expert_S, weight_TK.flatten()[order_S])
+
+    def mix_copies(
+        self, x_TD: torch.Tensor, token_S: torch.Tensor, expert_S: torch.Tensor, weight_S: torch.Tensor
+    ) -> torch.Tensor:
+        y_SD = self.multiply(x_TD[token_S], expert_S) * weight_S[:, None]
         return torch.zeros_like(x_TD).index_add_(0, token_S, y_SD)
 
     def multiply(self, x_SD: torch.Tensor, expert_S: torch.Tensor) -> torch.Tensor:
@@ -151,77 +221,3 @@ class GroupedMoe(_Sorted):
         gate_SF, up_SF = both_SF.chunk(2, dim=-1)
         hidden_SF = functional.silu(gate_SF) * up_SF
         return functional.grouped_mm(hidden_SF, self.weights["down"].transpose(1, 2), offs=ends)
-
-
-class CompiledMoe(GroupedMoe):
-    """torch.compile of :class:`GroupedMoe`, routing included."""
-
-    implementation = "torch.compile of sorted copies with torch.nn.functional.grouped_mm"
-
-    def __init__(self, weights: dict[str, torch.Tensor], params: dict[str, Any]):
-        super().__init__(weights, params)
-        self._compiled = torch.compile(super().__call__, dynamic=False)
-
-    def __call__(self, x_TD: torch.Tensor) -> torch.Tensor:
-        y_TD: torch.Tensor = self._compiled(x_TD)
-        return y_TD
-
-
-class TransformersMoe(Mixture):
-    """transformers' Qwen3 MoE block, with the experts implementation that is asked for or that it chooses itself.
-
-    For gates and shared experts that this block lacks, its experts alone run behind the common routing.
-    """
-
-    def __init__(self, weights: dict[str, torch.Tensor], params: dict[str, Any], wanted: str | None):
-        super().__init__(weights, params)
-        block, chosen = _qwen3_block(weights, self.top_k, wanted)
-        block.experts.gate_up_proj = torch.nn.Parameter(weights["gate_up"])
-        block.experts.down_proj = torch.nn.Parameter(weights["down"])
-        block.gate.weight = torch.nn.Parameter(weights["router"])
-        self.block = block
-        self.whole = self.gate == "softmax" and self.normalise and self.routed_scale == 1.0 and not self.n_shared
-        what = "Qwen3MoeSparseMoeBlock" if self.whole else "Qwen3MoeExperts behind torch routing"
-        self.implementation = f"transformers: {what}, experts implementation {chosen!r}"
-        self.weights = {
-            "gate_up": block.experts.gate_up_proj,
-            "down": block.experts.down_proj,
-            "router": block.gate.weight,
-        }
-
-    def __call__(self, x_TD: torch.Tensor) -> torch.Tensor:
-        if not self.whole:
-            return super().__call__(x_TD)
-        y_TD: torch.Tensor = self.block(x_TD.unsqueeze(0)).squeeze(0)
-        return y_TD
-
-    def mix(self, x_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
-        y_TD: torch.Tensor = self.block.experts(x_TD, expert_TK, weight_TK)
-        return y_TD
-
-
-def _qwen3_block(weights: dict[str, torch.Tensor], top_k: int, wanted: str | None) -> tuple[Any, str]:
-    """An empty block of the weights' sizes, and the name of its experts implementation."""
-    from transformers.models.qwen3_moe.configuration_qwen3_moe import Qwen3MoeConfig
-    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeModel
-
-    E, two_F, D = weights["gate_up"].shape
-    config = Qwen3MoeConfig(
-        hidden_size=D,
-        moe_intermediate_size=two_F // 2,
-        num_experts=E,
-        num_experts_per_tok=top_k,
-        norm_topk_prob=True,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=8,
-        vocab_size=8,
-        **({"experts_implementation": wanted} if wanted else {}),
-    )
-    with torch.device("meta"):
-        model = Qwen3MoeModel(config)
-    chosen = str(getattr(model.config, "_experts_implementation", "default"))
-    if wanted and chosen != wanted:
-        raise RuntimeError(f"transformers runs its experts as {chosen!r}, not as {wanted!r}")
-    return model.layers[0].mlp, chosen

@@ -20,15 +20,20 @@ class NativeMoe(Mixture):
         super().__init__(weights, params)
         self.kernel = native_moe.kernel()
         self.implementation = _named(self.kernel)
+        if self.capacity_factor:
+            self.implementation += "; torch routes and drops, each kept copy is a token with one expert"
         gate = self.top_k, self.gate, self.normalise, self.routed_scale
         self._forward = self.kernel.layer(weights["router"], weights["gate_up"], weights["down"], *gate)
 
     def __call__(self, x_TD: torch.Tensor) -> torch.Tensor:
-        return super().__call__(x_TD) if torch.is_grad_enabled() else self._forward(x_TD)
+        if torch.is_grad_enabled() or self.capacity_factor:
+            return super().__call__(x_TD)
+        return self._forward(x_TD)
 
     def mix(self, x_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         chosen = expert_TK.to(torch.int32).contiguous()
-        return native_moe.experts(x_TD, chosen, weight_TK.contiguous(), self.weights["gate_up"], self.weights["down"])
+        inputs = x_TD, chosen, weight_TK.contiguous(), self.weights["gate_up"], self.weights["down"]
+        return native_moe.experts(*inputs) if torch.is_grad_enabled() else self.kernel.forward(*inputs)[0]
 
     def details(self, expert_TK: torch.Tensor) -> dict[str, Any]:
         """Lanes that are computed for nothing, as a share of the copies."""

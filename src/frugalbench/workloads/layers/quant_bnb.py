@@ -2,20 +2,18 @@
 
 import copy as copying
 import logging
-import os
-import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from frugalbench.schema import Artefact
+from frugalbench.schema import Artefact, Case
+from frugalbench.workloads.base import Context
+from frugalbench.workloads.layers.quant_copies import Copies, Parts
 from frugalbench.workloads.layers.quant_stored import (
     Source,
     Stored,
     bfloat16,
-    fingerprint,
     int8_rows,
     nf4_blocks,
     plain,
@@ -24,28 +22,51 @@ from frugalbench.workloads.layers.quant_stored import (
 
 OUTLIER_THRESHOLD = 6.0
 """``llm_int8_threshold`` of transformers' BitsAndBytesConfig, and the value of the paper (arXiv 2208.07339)."""
+_BLOCK = 64
+"""Weights that share a scale: bitsandbytes' default for 4 bits."""
+
+
+def make(case: Case, source: Source, context: Context) -> "BitsAndBytes":
+    """The layer of a case."""
+    p = case.params
+    cache = context.cache_dir / "quantized_linear" / f"{p['scheme']}-{p['n']}x{p['k']}-seed{p['seed']}"
+    return BitsAndBytes(source, p["copies"], p["scheme"], context.device, (p["n"], p["k"]), cache)
 
 
 class BitsAndBytes:
-    """``Linear8bitLt`` or ``Linear4bit`` layers; quantised on the way to the device, one matrix at a time."""
+    """``Linear8bitLt`` or ``Linear4bit`` layers; quantised on the way to the device, one matrix at a time.
+
+    On a CPU, where bitsandbytes is slow to quantise, codes and scales are kept in ``cache``.
+    """
 
     artefacts: tuple[Artefact, ...] = ()
     lossy = True
 
-    def __init__(self, source: Source, copies: int, scheme: str, device: str, cache: Path | None = None) -> None:
+    def __init__(
+        self, source: Source, copies: int, scheme: str, device: str, shape_NK: tuple[int, int], cache: Path
+    ) -> None:
         import bitsandbytes
         import torch
 
         # Linear8bitLt warns in every single call that float32 inputs become float16 codes.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         self._torch, self._bnb = torch, bitsandbytes
-        self._device = device
+        self._device, self._shape = device, shape_NK
         self._nf4 = scheme == "nf4"
-        self._layers = [self._layer(source, copy, cache) for copy in range(copies)]
+        self._layers = self._made(source, copies, cache)
         self._stored_bytes = self.stored(0).size_bytes
         if self._fused_nf4:
             self._rearrange()
         self.kernel = self._kernel()
+
+    def _made(self, source: Source, copies: int, cache: Path) -> list[Any]:
+        if self._device != "cpu":
+            return [self._quantise(source(copy)) for copy in range(copies)]
+        folder = cache.with_name(f"{cache.name}-{self._bnb.__version__}")
+        made = Copies(source, self._shape[0], self._codes, folder)
+        layers = [self._restored(made.parts(copy)) for copy in range(copies)]
+        self.artefacts = made.artefacts("NF4 codes" if self._nf4 else "LLM.int8 codes")
+        return layers
 
     @property
     def _fused_nf4(self) -> bool:
@@ -64,40 +85,44 @@ class BitsAndBytes:
         product = "int8" if self._device != "cpu" or avx512 else "float32"
         return f"bitsandbytes::int8_mixed_scaled_mm, {product} product"
 
-    def _layer(self, source: Source, copy: int, cache: Path | None) -> Any:
-        """One quantised layer; NF4 codes, which bitsandbytes is slow to find on a CPU, are kept in ``cache``."""
-        if cache is None or not self._nf4 or self._device != "cpu":
-            return self._quantise(source(copy))
-        file = cache / f"copy{copy}-{self._bnb.__version__}.npz"
-        kept = _kept(file)
-        cached = kept is not None
-        if kept is None:
-            started = time.perf_counter()
-            layer = self._quantise(source(copy))
-            kept = _keep(file, layer.weight, time.perf_counter() - started)
-        else:
-            layer = self._restored(kept)
-        build_s = sum(artefact.build_s for artefact in self.artefacts) + float(kept["build_s"])
-        cached &= all(artefact.cached for artefact in self.artefacts)
-        self.artefacts = (Artefact(name="NF4 codes", build_s=build_s, cached=cached),)
+    def _codes(self, weights_NK: np.ndarray) -> Parts:
+        """Codes and scales, both (n, ...), as bitsandbytes chooses them."""
+        layer = self._quantise(weights_NK)
+        if not self._nf4:
+            return layer.state.CB.numpy(), layer.state.SCB.numpy()
+        n = len(weights_NK)
+        return layer.weight.data.numpy().reshape(n, -1), layer.weight.quant_state.absmax.numpy().reshape(n, -1)
+
+    def _restored(self, parts: Parts) -> Any:
+        codes, scales = (self._torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+        return (self._restored_nf4(codes, scales) if self._nf4 else self._restored_int8(codes, scales)).eval()
+
+    def _restored_int8(self, codes_NK: Any, absmax_N: Any) -> Any:
+        nn, (n, k) = self._bnb.nn, self._shape
+        layer = nn.Linear8bitLt(
+            k, n, bias=False, has_fp16_weights=False, threshold=OUTLIER_THRESHOLD, device="meta"
+        )  # fmt: skip
+        layer.weight = nn.Int8Params(
+            codes_NK, requires_grad=False, has_fp16_weights=False, CB=codes_NK, SCB=absmax_N
+        )  # fmt: skip
+        layer.init_8bit_state()
         return layer
 
-    def _restored(self, kept: dict[str, np.ndarray]) -> Any:
-        torch, functional = self._torch, self._bnb.functional
-        n, k = (int(size) for size in kept["shape"])
+    def _restored_nf4(self, packed: Any, absmax: Any) -> Any:
+        torch, functional, (n, k) = self._torch, self._bnb.functional, self._shape
         state = functional.QuantState(
-            absmax=torch.from_numpy(kept["absmax"]),
+            absmax=absmax.reshape(-1),
             shape=torch.Size((n, k)),
-            code=torch.from_numpy(kept["code"]),
-            blocksize=int(kept["blocksize"]),
+            code=functional.get_4bit_type("nf4", device="cpu"),
+            blocksize=_BLOCK,
             quant_type="nf4",
             dtype=torch.float32,
         )
         layer = self._bnb.nn.Linear4bit(k, n, bias=False, compress_statistics=False, quant_type="nf4", device="meta")
         layer.weight = self._bnb.nn.Params4bit.from_prequantized(
-            torch.from_numpy(kept["packed"]), state.as_dict(packed=True), device="cpu", module=layer
+            packed.reshape(-1, 1), state.as_dict(packed=True), device="cpu", module=layer
         )
-        return layer.eval()
+        return layer
 
     def _quantise(self, weights_NK: np.ndarray) -> Any:
         """Quantise one matrix; its float32 weights are let go."""
@@ -140,7 +165,8 @@ class BitsAndBytes:
         """Codes and scales of ``copy``."""
         layer = self._layers[copy]
         if not self._nf4:
-            return int8_rows(layer.state.CB.cpu().numpy(), layer.state.SCB.cpu().numpy())
+            codes, absmax = layer.state.CB.cpu().numpy(), layer.state.SCB.cpu().numpy()
+            return int8_rows(codes, absmax / np.float64(127), 2.0**-11, (codes, absmax))
         packed, absmax = self._plain_order(layer.weight)
         code = layer.weight.quant_state.code
         return nf4_blocks(packed.cpu().numpy(), absmax.float().cpu().numpy(), code.cpu().numpy(), layer.in_features)
@@ -175,33 +201,3 @@ class BitsAndBytes:
 
     def close(self) -> None:
         """Nothing outlives the process."""
-
-
-def _kept(file: Path) -> dict[str, np.ndarray] | None:
-    """What :func:`_keep` wrote, or ``None`` when it is missing or damaged."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
-    return found if fingerprint(found["packed"], found["absmax"]) == str(found["fingerprint"]) else None
-
-
-def _keep(file: Path, weight: Any, build_s: float) -> dict[str, np.ndarray]:
-    """Write the codes and scales of a freshly quantised weight; the file appears at once and whole."""
-    state = weight.quant_state
-    packed, absmax = weight.data.numpy().copy(), state.absmax.numpy().copy()
-    arrays = {
-        "packed": packed,
-        "absmax": absmax,
-        "code": state.code.numpy().copy(),
-        "shape": np.array(state.shape),
-        "blocksize": np.array(state.blocksize),
-        "build_s": np.array(build_s),
-        "fingerprint": np.array(fingerprint(packed, absmax)),
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.npz")
-    np.savez(partial, **arrays)
-    partial.replace(file)
-    return arrays

@@ -1,73 +1,44 @@
-"""The linear layer as ONNX Runtime offers it: Gemm in float32, MatMulNBits at 8 and 4 bits.
+"""The linear layer as ONNX Runtime offers it: Gemm in float32, MatMulNBits at 8 and 4 bits, int8 dynamic and QDQ.
 
 Each copy has its own session (a session runs all of its nodes, whatever outputs are asked for); all of them share
 one thread pool, so that no idle session's threads spin beside the busy one. The weights lie in files beside the
-graphs, kept in the cache: one file per copy, its hash and the time it took to make beside it.
+graphs, kept in the cache: one file per copy, its checksum and the time it took to make beside it.
 """
 
 import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from frugalbench.schema import Artefact
+from frugalbench.schema import Artefact, Case
+from frugalbench.workloads.base import Context
+from frugalbench.workloads.layers.quant_copies import Copies
+from frugalbench.workloads.layers.quant_nbits import nbits_groups
+from frugalbench.workloads.layers.quant_ort_graph import STATIC_SCALE, STATIC_ZERO_POINT, Spec, graph
 from frugalbench.workloads.layers.quant_stored import (
     Source,
     Stored,
     dense_stored,
-    fingerprint,
     grouped_int8,
-    nbits_groups,
+    int8_matrix,
     plain,
-    quantise_nbits,
+    static_uint8,
+    tensor_uint8,
 )
 
-_LAYOUT = 1
-"""Changes whenever the bytes in the cached files would."""
-_PAGE = 4096
 _PROVIDER = "CPUExecutionProvider"
 
 
-@dataclass(frozen=True)
-class Spec:
-    """What to build: matrices of N x K; ``bits`` 32 is plain float32."""
-
-    n: int
-    k: int
-    bits: int
-    group: int
-    accuracy_level: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Folder of the cached weights: everything that determines them."""
-        grouped = "" if self.bits == 32 else f"-g{self.group}"
-        return f"b{self.bits}{grouped}-{self.n}x{self.k}-seed{self.seed}-v{_LAYOUT}"
-
-    def parts(self) -> dict[str, tuple[tuple[int, ...], type]]:
-        """Shape and type of each stored tensor, in file order."""
-        if self.bits == 32:
-            return {"w": ((self.n, self.k), np.float32)}
-        groups = -(-self.k // self.group)
-        return {
-            "q": ((self.n, groups, self.group * self.bits // 8), np.uint8),
-            "s": ((self.n, groups), np.float32),
-            "z": ((self.n, -(-groups * self.bits // 8)), np.uint8),
-        }
-
-    def offsets(self) -> dict[str, int]:
-        """Where each tensor starts in its file: on a page, as memory mapping wants it."""
-        at, result = 0, {}
-        for part, (shape, kind) in self.parts().items():
-            result[part] = at
-            at += -(-int(np.prod(shape)) * np.dtype(kind).itemsize // _PAGE) * _PAGE
-        return result
+def make(case: Case, source: Source, context: Context) -> "OrtLinear":
+    """The layer of a case."""
+    return OrtLinear(
+        source, case.params["copies"], Spec.of(case), context.threads, context.cache_dir, context.scratch_dir
+    )
 
 
 class OrtLinear:
@@ -83,15 +54,18 @@ class OrtLinear:
         self._folder = cache_dir / "quantized_linear" / spec.name
         self._folder.mkdir(parents=True, exist_ok=True)
         self.artefacts: tuple[Artefact, ...] = (self._build(source),)
-        self.lossy = spec.bits != 32
-        level = f" {spec.bits} bits accuracy_level {spec.accuracy_level}" if self.lossy else ""
-        self.kernel = f"{self._op}{level}"
+        self.lossy = spec.scheme != "float32"
+        self._ran: list[dict[str, str]] | None = None
         _share_threads(threads)
         self.open()
 
     @property
-    def _op(self) -> str:
-        return "Gemm" if self._spec.bits == 32 else "MatMulNBits"
+    def kernel(self) -> str:
+        """The nodes that ran, from the profile of a call."""
+        ran = self.placement(np.ones((1, self._spec.k), np.float32))
+        level = f", accuracy_level {self._spec.accuracy_level}" if self._spec.accuracy_level else ""
+        bits = f" {self._spec.bits} bits" if self._spec.scheme == "nbits" else ""
+        return " + ".join(node["op"] for node in ran) + bits + level
 
     def open(self) -> None:
         """(Re)create the sessions from the files on disk."""
@@ -104,12 +78,13 @@ class OrtLinear:
         if profile:
             options.enable_profiling = True
             options.profile_file_prefix = profile
-        path = self._folder / f"graph{copy}-level{self._spec.accuracy_level}.onnx"
-        _write(path, _graph(self._spec, copy))
+        path = self._folder / f"graph{copy}-{self._spec.graph_name}.onnx"
+        _write(path, graph(self._spec, copy))
         return self._ort.InferenceSession(str(path), options, providers=[_PROVIDER])
 
     def _build(self, source: Source) -> Artefact:
-        made = [self._stored_file(copy, source) for copy in range(self._copies)]
+        quantised = Copies(source, self._spec.n, self._spec.quantise)
+        made = [self._stored_file(copy, quantised) for copy in range(self._copies)]
         return Artefact(
             name=f"{self._spec.name} weights for ONNX Runtime",
             build_s=sum(build_s for build_s, _ in made),
@@ -120,27 +95,26 @@ class OrtLinear:
     def _file(self, copy: int) -> Path:
         return self._folder / f"copy{copy}.bin"
 
-    def _stored_file(self, copy: int, source: Source) -> tuple[float, bool]:
+    def _stored_file(self, copy: int, quantised: Copies) -> tuple[float, bool]:
         """Build time of the file of one copy, and whether it came from the cache intact."""
         notes = self._file(copy).with_suffix(".json")
         try:
             known = json.loads(notes.read_text())
-            if fingerprint(*self._arrays(copy)) == known["fingerprint"]:
+            if self._checksum(copy) == known["checksum"]:
                 return float(known["build_s"]), True
         except (OSError, ValueError, KeyError):
             pass
         start = time.perf_counter()
-        _write(self._file(copy), self._bytes(source(copy)))
+        _write(self._file(copy), self._spec.content(quantised.parts(copy)))
         build_s = time.perf_counter() - start
-        known = {"fingerprint": fingerprint(*self._arrays(copy)), "build_s": build_s}
-        _write(notes, json.dumps(known).encode())
+        _write(notes, json.dumps({"checksum": self._checksum(copy), "build_s": build_s}).encode())
         return build_s, False
 
-    def _bytes(self, weights_NK: np.ndarray) -> bytes:
-        spec = self._spec
-        arrays = (weights_NK,) if spec.bits == 32 else quantise_nbits(weights_NK, spec.bits, spec.group)
-        blobs = [np.ascontiguousarray(array).tobytes() for array in arrays]
-        return b"".join(blob + bytes(-len(blob) % _PAGE) for blob in blobs)
+    def _checksum(self, copy: int) -> int:
+        checksum = 0
+        for array in self._arrays(copy):
+            checksum = zlib.crc32(array.reshape(-1).view(np.uint8).data, checksum)
+        return checksum
 
     def _arrays(self, copy: int) -> tuple[np.ndarray, ...]:
         """The stored tensors of one copy, mapped from its file. ``OSError`` or ``ValueError`` if that is not whole."""
@@ -165,8 +139,10 @@ class OrtLinear:
     def stored(self, copy: int) -> Stored:
         """Codes, scales and zero points of ``copy``, from the file that the session was made of."""
         arrays = self._arrays(copy)
-        if self._spec.bits == 32:
+        if self._spec.scheme == "float32":
             return dense_stored(arrays[0], 0.0)
+        if self._spec.scheme == "int8-tensor":
+            return int8_matrix(arrays[0].T, arrays[1], arrays[2])
         return nbits_groups(arrays[0], arrays[1], arrays[2], self._spec.bits)
 
     def stored_bytes(self) -> int:
@@ -175,7 +151,11 @@ class OrtLinear:
 
     def activations(self, x_MK: np.ndarray) -> np.ndarray:
         """Inputs as the arm rounds them, float64."""
-        return grouped_int8(x_MK, self._spec.group) if self._spec.accuracy_level == 4 else plain(x_MK)
+        if self._spec.activations == "tensor":
+            return tensor_uint8(x_MK)
+        if self._spec.activations == "static":
+            return static_uint8(x_MK, STATIC_SCALE, STATIC_ZERO_POINT)
+        return grouped_int8(x_MK, self._spec.group) if self._spec.activations == "group" else plain(x_MK)
 
     def threads(self) -> int:
         """Size of the thread pool that the sessions share."""
@@ -186,6 +166,11 @@ class OrtLinear:
 
     def placement(self, x_MK: np.ndarray) -> list[dict[str, str]]:
         """Operator and execution provider of every node that ran, from the profile of one call on the first copy."""
+        if self._ran is None:
+            self._ran = self._profile(x_MK)
+        return self._ran
+
+    def _profile(self, x_MK: np.ndarray) -> list[dict[str, str]]:
         session = self._session(0, profile=str(self._scratch / f"ort-{os.getpid()}"))
         session.run(None, self.prepare(x_MK))
         path = Path(session.end_profiling())
@@ -214,50 +199,6 @@ def _share_threads(threads: int) -> None:
         _shared_threads = threads
     if _shared_threads != threads:
         raise RuntimeError(f"this process already computes with {_shared_threads} threads, not {threads}")
-
-
-def _graph(spec: Spec, copy: int) -> bytes:
-    """A model with input ``x`` (tokens, K) and output ``y`` (tokens, N), the weights of ``copy`` external."""
-    from onnx import TensorProto, helper
-
-    graph = helper.make_graph(
-        [_node(spec)],
-        "quantized_linear",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["m", spec.k])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", spec.n])],
-        _external(spec, copy),
-    )
-    domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=domains, ir_version=10)
-    return bytes(model.SerializeToString())
-
-
-def _node(spec: Spec) -> Any:
-    from onnx import helper
-
-    inputs = ["x", *spec.parts()]
-    if spec.bits == 32:
-        return helper.make_node("Gemm", inputs, ["y"], transB=1)
-    level = {"accuracy_level": spec.accuracy_level} if spec.accuracy_level else {}
-    return helper.make_node(
-        "MatMulNBits", inputs, ["y"], domain="com.microsoft",
-        K=spec.k, N=spec.n, bits=spec.bits, block_size=spec.group, **level,
-    )  # fmt: skip
-
-
-def _external(spec: Spec, copy: int) -> list[Any]:
-    from onnx import TensorProto, helper
-
-    tensors = []
-    for part, (shape, kind) in spec.parts().items():
-        tensor = TensorProto(name=part, dims=shape, data_location=TensorProto.EXTERNAL)
-        tensor.data_type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
-        length = int(np.prod(shape)) * np.dtype(kind).itemsize
-        place = {"location": f"copy{copy}.bin", "offset": spec.offsets()[part], "length": length}
-        for key, value in place.items():
-            tensor.external_data.add(key=key, value=str(value))
-        tensors.append(tensor)
-    return tensors
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -43,6 +43,17 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return state.hexdigest()
 
 
+def require_finite(weights_NK: np.ndarray) -> np.ndarray:
+    """``weights_NK`` as they are. Raises ``RuntimeError`` where one is NaN or infinite: no scale fits such a group, and
+    what a quantiser then stores differs from library to library without a word."""
+    rows = np.isfinite(weights_NK).all(axis=1)
+    if not rows.all():
+        row = int(np.argmin(rows))
+        column = int(np.argmin(np.isfinite(weights_NK[row])))
+        raise RuntimeError(f"weight [{row}, {column}] is {weights_NK[row, column]}: such a matrix is not quantised")
+    return weights_NK
+
+
 def multiply(stored: Stored, weights_NK: np.ndarray, x_CK: np.ndarray) -> np.ndarray:
     """x @ W.T in float64 (C, N), W being what is stored.
 
@@ -60,7 +71,7 @@ def multiply(stored: Stored, weights_NK: np.ndarray, x_CK: np.ndarray) -> np.nda
 
 
 def _check(rows: np.ndarray, limit: np.ndarray, weights: np.ndarray, start: int) -> None:
-    excess = np.abs(rows - _grouped(weights, rows.shape[-1])).max(axis=-1) - limit
+    excess = np.abs(rows - grouped(weights, rows.shape[-1])).max(axis=-1) - limit
     if not (worst := excess.max()) <= 0:
         row, group = np.unravel_index(int(np.argmax(excess)), excess.shape)
         raise RuntimeError(
@@ -68,7 +79,7 @@ def _check(rows: np.ndarray, limit: np.ndarray, weights: np.ndarray, start: int)
         )
 
 
-def _grouped(values_MK: np.ndarray, group: int) -> np.ndarray:
+def grouped(values_MK: np.ndarray, group: int) -> np.ndarray:
     """(m, groups, group), filled up with zeros."""
     m, k = values_MK.shape
     padded = np.pad(values_MK, ((0, 0), (0, -k % group))) if k % group else values_MK
@@ -88,24 +99,42 @@ def dense_stored(values_NK: np.ndarray, unit_roundoff: float) -> Stored:
     return Stored(rows, (values_NK,))
 
 
-def int8_matrix(codes_NK: np.ndarray, scale: float, zero_point: int) -> Stored:
-    """One scale and zero point per matrix: w = scale (code - zero point)."""
+def int8_matrix(codes_NK: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> Stored:
+    """One scale and zero point per matrix, arrays of one value: w = scale (code - zero point)."""
+    step, zero = float(scale.item()), float(zero_point.item())
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return (codes_NK[start:stop, None].astype(np.float64) - zero_point) * scale, np.array(0.51 * scale)
+        return (codes_NK[start:stop, None].astype(np.float64) - zero) * step, np.array(0.51 * step)
 
-    return Stored(rows, (codes_NK, np.array([scale]), np.array([zero_point])))
+    return Stored(rows, (codes_NK, scale, zero_point))
 
 
-def int8_rows(codes_NK: np.ndarray, absmax_N: np.ndarray) -> Stored:
-    """LLM.int8: w = code absmax / 127, one absmax per output. Weights pass through float16 first (2^-11 relative)."""
-    scale = absmax_N.astype(np.float64)[:, None] / 127
+def int8_rows(codes_NK: np.ndarray, scales_N: np.ndarray, roundoff: float, arrays: tuple[np.ndarray, ...]) -> Stored:
+    """One scale per output: w = code scale. ``roundoff`` is what weights lost, relative, before they were quantised
+    (LLM.int8 takes them through float16: 2^-11); ``arrays`` is everything that is stored."""
+    scale = scales_N.astype(np.float64).reshape(-1, 1)
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         part = scale[start:stop]
-        return codes_NK[start:stop, None] * part[..., None], part * (0.51 + 127 * 2.0**-11)
+        return codes_NK[start:stop, None] * part[..., None], part * (0.51 + 127 * roundoff)
 
-    return Stored(rows, (codes_NK, absmax_N))
+    return Stored(rows, arrays)
+
+
+def offset_groups(codes: np.ndarray, scales: np.ndarray, offsets: np.ndarray, arrays: tuple[np.ndarray, ...]) -> Stored:
+    """Groups of inputs with the value of the middle code: w = scale (code - 8) + offset, codes of 4 bits.
+
+    ``codes`` uint8 (n, k), ``scales`` and ``offsets`` float32 (n, groups), kept in bfloat16 like the weights that they
+    were made of: each of the three is off by up to 2^-8 of the group's largest weight, 8 steps.
+    """
+    groups = scales.shape[1]
+
+    def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        scale, offset = (part[start:stop].astype(np.float64) for part in (scales, offsets))
+        values = codes[start:stop].reshape(stop - start, groups, -1).astype(np.float64) - 8
+        return values * scale[..., None] + offset[..., None], scale * 1.01 + np.abs(offset) * 2.0**-7
+
+    return Stored(rows, arrays)
 
 
 def nf4_blocks(packed: np.ndarray, absmax_B: np.ndarray, code_16: np.ndarray, k: int) -> Stored:
@@ -129,66 +158,6 @@ def nf4_blocks(packed: np.ndarray, absmax_B: np.ndarray, code_16: np.ndarray, k:
     return Stored(rows, (packed, absmax_B, code_16))
 
 
-def nbits_groups(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int) -> Stored:
-    """ONNX Runtime's MatMulNBits: w = scale (code - zero point) per group of inputs.
-
-    ``codes`` uint8 (n, groups, group * bits / 8) and ``zeros`` uint8 (n, ...), lower half byte first at 4 bits;
-    ``scales`` float32 (n, groups). Clipping at the end of the range may cost a whole step, rounding half of one.
-    """
-    groups = scales.shape[1]
-
-    def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        scale = scales[start:stop].astype(np.float64)
-        values = unpack(codes[start:stop], bits).astype(np.float64)
-        values -= unpack(zeros[start:stop], bits)[:, :groups, None]
-        values *= scale[..., None]
-        return values, scale * 1.01
-
-    return Stored(rows, (codes, scales, zeros))
-
-
-def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
-    """Codes of ``bits`` 4 or 8, one per element, along the last axis."""
-    if bits == 8:
-        return packed
-    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
-
-
-def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """The inverse of :func:`unpack`; an odd last axis is filled up with a zero code."""
-    if bits == 8:
-        return codes
-    if codes.shape[-1] % 2:
-        codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
-    return np.asarray(codes[..., ::2] | (codes[..., 1::2] << 4))
-
-
-def quantise_nbits(weights_NK: np.ndarray, bits: int, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Round to nearest with a scale and zero point per group, as ONNX Runtime's default weight-only quantiser does.
-
-    Returns codes (n, groups, group * bits / 8), scales (n, groups) and zero points, as :func:`nbits_groups` takes
-    them. The range of a group always includes 0; scale = range / (2^bits - 1). K is filled up with zeros.
-    """
-    parts = [
-        _quantise_rows(weights_NK[start : start + _CHUNK], bits, group) for start in range(0, len(weights_NK), _CHUNK)
-    ]
-    codes, scales, zeros = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return codes, scales, zeros
-
-
-def _quantise_rows(rows: np.ndarray, bits: int, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    top = np.float32(2**bits - 1)
-    blocks = _grouped(rows, group)
-    low = np.minimum(blocks.min(axis=-1), 0)
-    scales = (np.maximum(blocks.max(axis=-1), 0) - low) / top
-    inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales > 0)
-    zeros = np.clip(np.rint(-low * inverse), 0, top)
-    codes = blocks * inverse[..., None]
-    codes += zeros[..., None]
-    codes = np.clip(np.rint(codes, out=codes), 0, top, out=codes).astype(np.uint8)
-    return pack(codes, bits), scales, pack(zeros.astype(np.uint8), bits)
-
-
 # --- activations ------------------------------------------------------------------------------------------------
 
 
@@ -200,7 +169,7 @@ def plain(x_MK: np.ndarray) -> np.ndarray:
 def grouped_int8(x_MK: np.ndarray, group: int) -> np.ndarray:
     """ONNX Runtime, accuracy level 4: int8 with scale absmax / 127 per token and group of inputs."""
     m, k = x_MK.shape
-    blocks = _grouped(x_MK, group)
+    blocks = grouped(x_MK, group)
     scale = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
     codes = np.rint(blocks / np.where(scale > 0, scale, np.float32(1)))
     return np.asarray((codes.astype(np.float64) * scale).reshape(m, -1)[:, :k])
@@ -216,6 +185,27 @@ def tensor_uint7(x_MK: np.ndarray) -> np.ndarray:
     return (codes.astype(np.float64) - zero) * float(scale)
 
 
+def tensor_uint8(x_MK: np.ndarray) -> np.ndarray:
+    """ONNX's DynamicQuantizeLinear: one scale and zero point for all, 8 bits, range including 0."""
+    low, high = min(float(x_MK.min()), 0.0), max(float(x_MK.max()), 0.0)
+    scale = np.float32(np.float32(high - low) / np.float32(255))
+    zero_point = int(np.clip(np.rint(-low / scale), 0, 255))
+    return static_uint8(x_MK, scale, zero_point)
+
+
+def static_uint8(x_MK: np.ndarray, scale: np.float32, zero_point: int) -> np.ndarray:
+    """ONNX's QuantizeLinear to 8 bits, with a scale and zero point that were chosen before."""
+    codes = np.clip(np.rint(x_MK / scale) + zero_point, 0, 255)
+    return np.asarray((codes.astype(np.float64) - zero_point) * float(scale))
+
+
+def token_int8_all(x_MK: np.ndarray) -> np.ndarray:
+    """torchao: int8 with scale absmax / 127.5 per token, outliers included, codes from -128 to 127."""
+    scale = np.abs(x_MK).max(axis=1, keepdims=True) / np.float32(127.5)
+    codes = np.clip(np.rint(x_MK * (np.float32(1) / scale)), -128, 127)
+    return np.asarray(codes.astype(np.float64) * scale)
+
+
 def token_int8(x_MK: np.ndarray, threshold: float) -> np.ndarray:
     """LLM.int8: int8 with scale absmax / 127 per token, over what lies below ``threshold``.
 
@@ -227,6 +217,11 @@ def token_int8(x_MK: np.ndarray, threshold: float) -> np.ndarray:
     absmax = np.abs(regular).max(axis=1, keepdims=True)
     codes = np.rint(regular * (np.float32(1) / absmax * np.float32(127))).astype(np.float64)
     return np.where(is_outlier.any(axis=0), x_MK, codes * (absmax / 127.0))
+
+
+def float16(x_MK: np.ndarray) -> np.ndarray:
+    """Rounded to float16, in float64."""
+    return np.asarray(x_MK.astype(np.float16), np.float64)
 
 
 def bfloat16(x_MK: np.ndarray) -> np.ndarray:

@@ -1,20 +1,39 @@
-"""The linear layer as torch offers it: float32, bfloat16, dynamic int8. On a CPU or on CUDA."""
+"""The linear layer as torch offers it: float32, bfloat16, float16, dynamic int8. On a CPU or on CUDA."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from frugalbench.schema import Artefact
+from frugalbench.schema import Artefact, Case
+from frugalbench.workloads.base import Context
+from frugalbench.workloads.layers.quant_copies import Copies, Parts
 from frugalbench.workloads.layers.quant_stored import (
     Source,
     Stored,
     bfloat16,
     dense_stored,
+    float16,
     int8_matrix,
     plain,
     tensor_uint7,
 )
+from frugalbench.workloads.layers.quant_values import ROW_BLOCK
+
+_ROUNDED = {"float32": plain, "bfloat16": bfloat16, "float16": float16}
+_ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+
+
+def make(case: Case, source: Source, context: Context) -> "TorchDense | TorchDynamicInt8":
+    """The layer of a case. Raises ``RuntimeError`` for a scheme that torch does not have."""
+    p = case.params
+    if p["scheme"] == "int8":
+        folder = context.cache_dir / "quantized_linear" / f"torch-int8-{p['n']}x{p['k']}-seed{p['seed']}"
+        return TorchDynamicInt8(source, p["copies"], p["n"], folder)
+    if p["scheme"] not in _ROUNDED:
+        raise RuntimeError(f"no torch layer stores weights as {p['scheme']}")
+    return TorchDense(source, p["copies"], p["scheme"], context.device)
 
 
 class TorchDense:
@@ -26,7 +45,7 @@ class TorchDense:
         import torch
 
         self._torch = torch
-        self._dtype = getattr(torch, dtype)
+        self._name, self._dtype = dtype, getattr(torch, dtype)
         self._device = device
         self.lossy = dtype != "float32"
         self.kernel = f"aten::linear {dtype}"
@@ -47,7 +66,8 @@ class TorchDense:
 
     def stored(self, copy: int) -> Stored:
         """What this arm holds for ``copy``, widened to float32."""
-        return dense_stored(self._weights[copy].float().cpu().numpy(), 2.0**-8 if self.lossy else 0.0)
+        weights_NK = self._weights[copy].cpu()
+        return dense_stored(weights_NK.float().numpy(), _ROUNDOFF[self._name])
 
     def stored_bytes(self) -> int:
         """Bytes of one stored matrix."""
@@ -56,7 +76,7 @@ class TorchDense:
 
     def activations(self, x_MK: np.ndarray) -> np.ndarray:
         """Inputs as the arm rounds them, float64."""
-        return bfloat16(x_MK) if self.lossy else plain(x_MK)
+        return _ROUNDED[self._name](x_MK)
 
     def threads(self) -> int:
         """Threads that the library computes with."""
@@ -74,18 +94,31 @@ class TorchDense:
 class TorchDynamicInt8:
     """``torch.ao.quantization.quantize_dynamic``: int8 weights per matrix, activations rounded in every call."""
 
-    artefacts: tuple[Artefact, ...] = ()
     lossy = True
 
-    def __init__(self, source: Source, copies: int) -> None:
+    def __init__(self, source: Source, copies: int, n: int, folder: Path) -> None:
         import torch
 
         self._torch = torch
         self.kernel = f"quantized::linear_dynamic ({torch.backends.quantized.engine})"
-        self._layers = [self._quantise(source(copy)) for copy in range(copies)]
+        made = Copies(source, n, self._quantise, folder)
+        self._layers = [self._layer(*made.parts(copy)) for copy in range(copies)]
+        self.artefacts: tuple[Artefact, ...] = made.artefacts("int8 codes for torch")
 
-    def _quantise(self, weights_NK: np.ndarray) -> Any:
-        """Quantise and pack one matrix; its float32 weights are let go."""
+    def _layer(self, codes_NK: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> Any:
+        """A layer that holds these codes, packed as the engine wants them."""
+        torch = self._torch
+        n, k = codes_NK.shape
+        weight = torch._make_per_tensor_quantized_tensor(
+            torch.from_numpy(codes_NK), float(scale.item()), int(zero_point.item())
+        )
+        layer = torch.ao.nn.quantized.dynamic.Linear(ROW_BLOCK, ROW_BLOCK, bias_=False)
+        layer.in_features, layer.out_features = k, n
+        layer.set_weight_bias(weight, None)
+        return layer
+
+    def _quantise(self, weights_NK: np.ndarray) -> Parts:
+        """Codes, scale and zero point, as ``quantize_dynamic`` chooses them."""
         torch = self._torch
         n, k = weights_NK.shape
         linear = torch.nn.Linear(k, n, bias=False, device="meta")
@@ -95,7 +128,8 @@ class TorchDynamicInt8:
             model = torch.ao.quantization.quantize_dynamic(
                 torch.nn.Sequential(linear).eval(), {torch.nn.Linear}, dtype=torch.qint8, inplace=True
             )
-        return model[0]
+        weight = model[0].weight()
+        return weight.int_repr().numpy(), np.array([weight.q_scale()]), np.array([weight.q_zero_point()])
 
     def prepare(self, x_MK: np.ndarray) -> Any:
         """Inputs as a float32 tensor."""
@@ -113,7 +147,7 @@ class TorchDynamicInt8:
     def stored(self, copy: int) -> Stored:
         """Codes, scale and zero point, unpacked from the engine's own layout."""
         weight = self._layers[copy].weight()
-        return int8_matrix(weight.int_repr().numpy(), weight.q_scale(), weight.q_zero_point())
+        return int8_matrix(weight.int_repr().numpy(), np.array([weight.q_scale()]), np.array([weight.q_zero_point()]))
 
     def stored_bytes(self) -> int:
         """Bytes of one stored matrix."""

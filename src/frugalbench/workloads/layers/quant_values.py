@@ -12,8 +12,12 @@ from frugalbench.workloads.base import Arrays
 
 DISTINCT_INPUTS = 4
 """Inputs differ between the first so many positions of the rotation, then repeat (the weights do not)."""
+ROW_BLOCK = 64
+"""Rows are moved by multiples of this, so that layouts which interleave 4 to 64 rows can be moved as they are."""
 OUTLIER = 8.0
 """Magnitude of the outlier channels: above the threshold 6 that LLM.int8 keeps in float (arXiv 2208.07339, 3.2)."""
+LARGEST_INPUT = OUTLIER + 0.5
+"""No activation lies farther from 0."""
 _CHECKED_TOKENS = 16
 
 
@@ -24,12 +28,45 @@ def _normal_table() -> np.ndarray:
     return np.array([quantile((i + 0.5) / 65536) for i in range(65536)], np.float32)
 
 
+def place(copy: int, n: int) -> tuple[int, int]:
+    """Which drawn matrix ``copy`` is, and how many rows it is moved on.
+
+    Drawing and quantising each copy would take most of a run. The first four are drawn; each later one holds the rows
+    of one of them from another row on, so its bytes are nowhere the same and its answer is that one's, moved on. Where
+    no further block of rows is left, and where ``n`` is not made of whole blocks, more matrices are drawn.
+    """
+    turn, number = divmod(copy, DISTINCT_INPUTS)
+    epoch, block = divmod(turn, _row_blocks(n))
+    return epoch * DISTINCT_INPUTS + number, block * ROW_BLOCK
+
+
+def unmoved(number: int, n: int) -> int:
+    """The copy that is drawn matrix ``number`` as it was drawn."""
+    epoch, first = divmod(number, DISTINCT_INPUTS)
+    return epoch * _row_blocks(n) * DISTINCT_INPUTS + first
+
+
+def _row_blocks(n: int) -> int:
+    return n // ROW_BLOCK if n % ROW_BLOCK == 0 else 1
+
+
+def moved(rows: np.ndarray, shift: int) -> np.ndarray:
+    """``rows`` with the first axis moved on by ``shift``; the very same array where there is nothing to move."""
+    return np.roll(rows, shift, axis=0) if shift else rows
+
+
 def weights(seed: int, copy: int, n: int, k: int) -> np.ndarray:
-    """Matrix number ``copy``: float32 (n, k), normal with standard deviation 1/sqrt(k), the same wherever it is made.
+    """Matrix number ``copy``: float32 (n, k), normal with standard deviation 1/sqrt(k), the same everywhere."""
+    number, shift = place(copy, n)
+    return moved(drawn(seed, number, n, k), shift)
+
+
+def drawn(seed: int, number: int, n: int, k: int) -> np.ndarray:
+    """Drawn matrix ``number`` (see :func:`place`).
 
     Random 16-bit numbers pick quantiles from a table: several times cheaper than drawing normal deviates.
     """
-    raw = np.random.SFC64([seed, copy]).random_raw((n * k + 3) // 4).view(np.uint16)[: n * k]
+    raw = np.random.SFC64([seed, number]).random_raw((n * k + 3) // 4).view(np.uint16)[: n * k]
     table = (_normal_table() / np.sqrt(k)).astype(np.float32)
     return np.asarray(table[raw]).reshape(n, k)
 
