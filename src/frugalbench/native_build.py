@@ -1,7 +1,7 @@
 """Compiles the shipped native kernels on first use, into the user's cache.
 
-The cache key is the source (with all headers beside it), the flags and the compiler's version line; a build is written beside its place and renamed into it under a file lock, so concurrent workers neither see half a
-file nor build twice.
+The cache key is the source (with all headers beside it), the flags and the compiler's version line; a build is written
+beside its place and renamed into it under a file lock, so concurrent workers neither see half a file nor build twice.
 """
 
 import contextlib

@@ -33,10 +33,8 @@ def program(tmp_path_factory):
             define = ("-DQUANT",) if kernel == "quant" else ()
             source = str(shipped("kernels") / "cpu" / f"{kernel}.cpp")
             driver = str(Path(__file__).with_name("arm_driver.cpp"))
-            made[path] = subprocess.run(
-                [COMPILER, "-O2", "-std=c++17", "-static", "-pthread", *flags, *define, "-o", str(path), source, driver],
-                check=True, capture_output=True,
-            )  # fmt: skip
+            common = (COMPILER, "-O2", "-std=c++17", "-static", "-pthread", "-o", str(path))
+            made[path] = subprocess.run([*common, *flags, *define, source, driver], check=True, capture_output=True)
         return path
 
     return build

@@ -6,19 +6,9 @@ from frugalbench.run import protocol
 from frugalbench.run.worker import Session
 from frugalbench.specs import moe_ffn as spec
 from frugalbench.specs.base import Settings
+from workloads.fake_machine import Machine
 
 SEED = 11
-
-
-class Machine:
-    logical_cores = 2
-    last_level_cache_bytes = 2**20
-
-    def installed(self, package):  # noqa: ARG002
-        return "1"
-
-    def has_cuda(self):
-        return False
 
 
 class Bench:

@@ -11,19 +11,9 @@ from frugalbench.run.worker import Session  # noqa: E402
 from frugalbench.schema import FrugalbenchError  # noqa: E402
 from frugalbench.specs import lm_quality as spec  # noqa: E402
 from frugalbench.specs.base import Settings  # noqa: E402
+from workloads.fake_machine import Machine  # noqa: E402
 
 OPTIONS = {"d_model": 32, "layers": 2, "heads": 2, "seq": 24, "batch": 4, "steps": 24, "d_ff": 64, "experts": 4}
-
-
-class Machine:
-    logical_cores = 2
-    last_level_cache_bytes = 2**20
-
-    def installed(self, package):  # noqa: ARG002
-        return "1"
-
-    def has_cuda(self):
-        return False
 
 
 def arms(**options):

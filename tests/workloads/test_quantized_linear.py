@@ -17,6 +17,7 @@ from frugalbench.workloads.layers import quant_nbits as nbits
 from frugalbench.workloads.layers import quant_ort_graph
 from frugalbench.workloads.layers import quant_stored as stored
 from frugalbench.workloads.layers import quant_values as values
+from workloads.fake_machine import Machine
 
 N, K = 128, 256
 MODULES = {"torchao": "torchao", "llama.cpp": "llama_cpp", "openvino": "openvino"}
@@ -32,17 +33,6 @@ def marks(name):
 
 VARIANTS = [pytest.param(name, marks=marks(name)) for name in formats.FORMATS]
 LOSSY = [p for p in VARIANTS if formats.FORMATS[p.values[0]].bits < 32]
-
-
-class Machine:
-    logical_cores = 2
-    last_level_cache_bytes = 2**20
-
-    def installed(self, package):  # noqa: ARG002
-        return "1"
-
-    def has_cuda(self):
-        return False
 
 
 @pytest.fixture
