@@ -16,23 +16,13 @@ from frugalbench.specs.base import Settings  # noqa: E402
 from frugalbench.workloads import quantized_model as builder  # noqa: E402
 from frugalbench.workloads.base import Context  # noqa: E402
 from frugalbench.workloads.layers import model_schemes  # noqa: E402
+from workloads.fake_machine import Machine  # noqa: E402
 
 pytestmark = pytest.mark.real
 SMALL = {"d_model": 64, "layers": 1, "heads": 2, "d_ff": 128, "seq": 32, "steps": 4, "items": 12, "batch": 4}
 HEAVY = {"bnb-int8", "ort-int8", "ort-int4"}
 """Slow to load, or like another one."""
 WORDS = ["the", "red", "cat", "dog", "sat", "ran", "on", "a", "mat", "with", "big", "hat"]
-
-
-class Machine:
-    logical_cores = 2
-    last_level_cache_bytes = 2**20
-
-    def installed(self, package):  # noqa: ARG002
-        return "1"
-
-    def has_cuda(self):
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +43,8 @@ def arm_of(variant, model="tiny-lm", **options):
 
 def session(arm, folder, cache, replicate=1, threads=2):
     job = protocol.Job(
-        arm=arm, seed=7, replicate=replicate, threads=threads, device="cpu", cache_dir=str(cache), scratch_dir=str(folder),
-        start_s=0.0,
+        arm=arm, seed=7, replicate=replicate, threads=threads, device="cpu", cache_dir=str(cache),
+        scratch_dir=str(folder), start_s=0.0,
     )  # fmt: skip
     made = Session(job)
     assert isinstance(made.answer(protocol.Prepare()), protocol.Finished)

@@ -40,6 +40,8 @@ LAYERWISE = (
 )  # fmt: skip
 """Formats of single layers that are put into whole models."""
 _TASKS_OF = {ENCODER: ("classify", "similarity"), LM: ("lm",)}
+_FRAMEWORK: dict[str, tuple[str, ...]] = {MINILM: (BERT_MODULE,), TINY: ()}
+"""What else the template of a model's workers imports; transformers' common part for models of the user's."""
 _WORK_BYTES = 256 * 2**20
 _ANSWER_S_PER_TEXT = 0.006
 _ANSWER_S_PER_TOKEN = 0.0004
@@ -105,7 +107,7 @@ DEFAULTS: dict[str, Any] = {
     "batch": 32,
     "seq": 128,
     "group_size": 32,
-    "cap_s": 120.0,
+    "cap_s": 180.0,
     "steps": 600,
     "d_model": 128,
     "layers": 4,
@@ -184,7 +186,7 @@ def _arm(
 ) -> Arm:
     scheme = SCHEMES[variant]
     cases = tuple(_case(settings, options, model, variant, name, task) for name, task in wanted.items())
-    imports = scheme.imports + ((BERT_MODULE,) if model.name == MINILM else ())
+    imports = scheme.imports + _FRAMEWORK.get(model.name, ("transformers.modeling_utils",))
     held = 8.0 * model.parameters + _WORK_BYTES if model.parameters else 0.0
     return Arm(
         id=f"{WORKLOAD}/{model.label}/{variant}/{settings.device}", cases=cases, imports=imports, memory_bytes=held

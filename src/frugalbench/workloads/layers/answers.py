@@ -20,8 +20,8 @@ from frugalbench.workloads.layers.whole_model import Network
 _PROBE_PENALTY = 0.05
 """Weight of the squared coefficients, per item: embeddings have length 1."""
 _PROBE_STEPS = 300
-_LEAST_BATCHES = 2
-"""Before these, a projection of the time would rest on start-up costs."""
+_LEAST_SHARE = 1 / 8
+"""Of the limit: before it is spent, a projection would rest on start-up costs and the machine's mood."""
 
 
 class TooSlow(Exception):
@@ -30,19 +30,17 @@ class TooSlow(Exception):
 
 @dataclass
 class Allowance:
-    """Time for answering. Asked after each batch, so a hopeless scheme costs little more than two batches."""
+    """Time for answering. Asked after each batch, so a hopeless scheme costs an eighth of it and a batch."""
 
     limit_s: float
     begin_s: float = field(default_factory=time.monotonic)
 
-    def check(self, done: int, total: int) -> None:
-        """Raise :class:`TooSlow` where the time so far, or what it leads to expect, exceeds the limit."""
+    def check(self, done: float, total: float) -> None:
+        """Raise :class:`TooSlow` where the time so far, or what ``done`` of ``total`` leads to expect, is too much."""
         spent_s = time.monotonic() - self.begin_s
-        expected_s = spent_s * total / done if done >= _LEAST_BATCHES else spent_s
-        if max(spent_s, expected_s) > self.limit_s:
-            raise TooSlow(
-                f"answering would take about {max(spent_s, expected_s):.0f} s, more than the cap of {self.limit_s:g} s"
-            )
+        expected_s = spent_s * total / done if spent_s > _LEAST_SHARE * self.limit_s else spent_s
+        if expected_s > self.limit_s:
+            raise TooSlow(f"answering would take about {expected_s:.0f} s, more than the cap of {self.limit_s:g} s")
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,15 @@ def padded(encoded: Sequence[Sequence[int]], numbers: Sequence[int]) -> tuple[np
 
 def embeddings(network: Network, texts: Sequence[str], size: int, allowance: Allowance, every: int = 1) -> np.ndarray:
     """Float64 (I, D); of every ``every``-th batch only, where it is not 1, and NaN elsewhere."""
-    batches = text_batches(network, texts, size)
+    batches = text_batches(network, texts, size)[::every]
     found: np.ndarray | None = None
-    for done, (numbers, ids_BS, mask_BS) in enumerate(batches[::every], 1):
+    done, total = 0, sum(ids_BS.size for _, ids_BS, _ in batches)
+    for numbers, ids_BS, mask_BS in batches:
         rows = network.embed(ids_BS, mask_BS)
         found = np.full((len(texts), rows.shape[1]), np.nan) if found is None else found
         found[numbers] = rows
-        allowance.check(done, len(batches[::every]))
+        done += ids_BS.size
+        allowance.check(done, total)
     assert found is not None
     return found
 
