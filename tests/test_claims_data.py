@@ -9,6 +9,7 @@ import pytest
 
 from frugalbench import paths
 from frugalbench.schema import Claim, Coverage, ExactRatio, Modelled, NonInferiority, NotTested, PairedRatio
+from frugalbench.specs import SPECS, model_decode, model_schemes
 
 FILES = sorted(paths.data("claims").glob("*.toml"))
 CLAIMS = {file.stem: msgspec.convert(tomllib.loads(file.read_text("utf-8")), Claim) for file in FILES}
@@ -88,11 +89,26 @@ def test_paired_rules_can_be_evaluated(claim):
     rule = claim.rule
     assert rule.metric in {"time", "energy"}
     assert rule.scale in {"none", "flop", "peak_share"}
-    assert rule.baselines
-    assert rule.as_shipped
-    assert set(rule.as_shipped) <= set(rule.best)
-    assert not set(rule.best) & set(rule.baselines)
+    for arms in (rule, *rule.beside):
+        assert arms.workload in SPECS
+        assert arms.baselines
+        assert arms.as_shipped
+        assert set(arms.as_shipped) <= set(arms.best)
+        assert not set(arms.best) & set(arms.baselines)
     assert claim.direction == "at_least"
+
+
+def test_whole_models_are_held_against_every_unquantised_arm():
+    for name in ("quant.decode", "quant.prefill", "quant.per_watt"):
+        (arms,) = CLAIMS[name].rule.beside
+        assert arms.workload == model_decode.WORKLOAD
+        bits = {variant: fmt.bits for variant, fmt in model_decode.FORMATS.items()}
+        assert set(arms.baselines) == {variant for variant in bits if bits[variant] >= 16}
+        assert set(arms.best) == {variant for variant in bits if bits[variant] < 16}
+        assert not any(variant.startswith("native") for variant in arms.as_shipped)
+    groups = [group for group in CLAIMS["quant.memory"].rule.groups if group.workload == model_decode.WORKLOAD]
+    for group, width in zip(groups, (8, 4), strict=True):
+        assert set(group.variants) == {name for name, fmt in model_decode.FORMATS.items() if fmt.bits == width}
 
 
 def test_thresholds_of_the_claims_list():
@@ -115,8 +131,8 @@ def test_small_is_good_only_where_the_claim_says_less():
 def test_memory_groups_cover_its_regimes():
     claim = CLAIMS["quant.memory"]
     assert isinstance(claim.rule, ExactRatio)
-    assert tuple(group.regime for group in claim.rule.groups) == claim.regimes
-    assert [group.threshold for group in claim.rule.groups] == [0.55, 0.32] * 2
+    assert tuple(dict.fromkeys(group.regime for group in claim.rule.groups)) == claim.regimes
+    assert [group.threshold for group in claim.rule.groups] == [0.55, 0.32] * 3
 
 
 def test_accuracy_is_held_against_the_unquantised_model():
@@ -125,6 +141,10 @@ def test_accuracy_is_held_against_the_unquantised_model():
         assert isinstance(claim.rule, NonInferiority)
         assert claim.rule.baseline not in claim.rule.candidates
         assert claim.threshold < claim.rule.strict < 1
+        of_width = {name for name, scheme in model_schemes.SCHEMES.items() if scheme.bits == int(bits)}
+        assert set(claim.rule.candidates) == of_width
+        groups = [g for g in CLAIMS["quant.memory"].rule.groups if g.workload == claim.rule.workload]
+        assert [set(g.variants) for g in groups if g.regime == f"{bits}-bit model"] == [of_width]
 
 
 def test_coverage_and_modelled_rules():

@@ -19,6 +19,7 @@ SECTIONS = {
             "Claim",
             "Source",
             "PairedRatio",
+            "PairedArms",
             "ExactRatio",
             "ExactGroup",
             "Coverage",

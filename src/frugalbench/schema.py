@@ -342,6 +342,15 @@ class Source(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     place: str = ""
 
 
+class PairedArms(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Arms of a further workload that a paired rule judges too, in that workload's own comparisons."""
+
+    workload: str
+    baselines: tuple[str, ...]
+    as_shipped: tuple[str, ...]
+    best: tuple[str, ...]
+
+
 class PairedRatio(Frozen, frozen=True, kw_only=True, tag="paired_ratio", tag_field="kind", forbid_unknown_fields=True):
     """Speed or tokens per joule of a candidate over each baseline, from paired rounds.
 
@@ -358,6 +367,8 @@ class PairedRatio(Frozen, frozen=True, kw_only=True, tag="paired_ratio", tag_fie
     as_shipped: tuple[str, ...]
     best: tuple[str, ...]
     scale: str = "none"
+    beside: tuple[PairedArms, ...] = ()
+    """Judged by themselves; their rows name the shape. Where a run has none of them, no row says so."""
 
 
 class ExactGroup(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ import pytest
 from factory import COST, PEAKS, make_case, make_fact, make_reading, make_record, make_replicates
 from frugalbench.analysis.claims import evaluate, load_claims
 from frugalbench.analysis.judge import Evidence
+from frugalbench.analysis.paired import _beside
 from frugalbench.schema import (
     Claim,
     Coverage,
@@ -115,6 +116,41 @@ def test_a_paired_claim_can_swing(claim: Claim, supported: bool, expected: Outco
     assert len(rows) == len(claim.regimes) * (len(claim.rule.as_shipped) + 1)
     assert all(row.ratio == pytest.approx(beyond(claim, supported), rel=0.05) for row in rows)
     assert all(row.reason and row.source and row.tier is Tier.MEASURED and row.replicates == 4 for row in rows)
+
+
+BESIDE = [claim for claim in PAIRED if claim.rule.beside]
+
+
+def view(claim: Claim) -> Claim:
+    """The claim as if the workload that stands beside its own were its own."""
+    (arms,) = claim.rule.beside
+    return msgspec.structs.replace(claim, rule=_beside(claim.rule, arms))
+
+
+@EITHER
+@pytest.mark.parametrize("claim", BESIDE, **by_id)
+def test_a_workload_beside_swings_by_itself_and_names_its_shape(
+    claim: Claim, supported: bool, expected: Outcome
+) -> None:
+    own = evidence_at(claim, beyond(claim, not supported))
+    whole = [
+        msgspec.structs.replace(record, case=msgspec.structs.replace(record.case, shape="whole"))
+        for record in evidence_at(view(claim), beyond(claim, supported))
+    ]
+    rows = judged(claim, own + whole)
+    beside = [row for row in rows if row.candidate and row.candidate.endswith(" @ whole")]
+    assert outcomes(beside) == {expected}
+    assert len(beside) == len(claim.regimes) * (len(view(claim).rule.as_shipped) + 1)
+    assert [row for row in rows if row not in beside] == judged(claim, own)
+    assert [row for row in beside if row.arm == "best"]
+
+
+@pytest.mark.parametrize("claim", BESIDE, **by_id)
+def test_without_the_workload_beside_no_row_says_so_and_without_any_only_the_own_does(claim: Claim) -> None:
+    assert len(judged(claim, [])) == len(claim.regimes)
+    assert {row.reason.split(" case")[0] for row in judged(claim, [])} == {f"this run has no {claim.rule.workload}"}
+    alone = judged(claim, evidence_at(view(claim), beyond(claim, True)))
+    assert outcomes(alone) == {Outcome.SUPPORTED}
 
 
 @pytest.mark.parametrize("claim", PAIRED, **by_id)
@@ -400,7 +436,7 @@ def test_an_exact_claim_can_swing_at_each_groups_threshold(claim: Claim, support
     rows = judged(claim, exact_records(claim, lambda limit: beyond(claim, supported, 1.01, limit)))
     assert outcomes(rows) == {expected}
     limits = {(group.regime, name): group.threshold for group in claim.rule.groups for name in group.variants}
-    assert {(row.regime, row.candidate): row.threshold for row in rows} == limits
+    assert {(row.regime, row.candidate.removesuffix(" @ small")): row.threshold for row in rows} == limits
     assert all(row.low == row.ratio == row.high and row.confidence is None for row in rows)
 
 

@@ -7,8 +7,8 @@ import pytest
 from frugalbench.config import load_config
 from frugalbench.plan import make_plan
 from frugalbench.schema import FrugalbenchError, NothingRunsHere
+from frugalbench.specs import model_schemes, whole_models
 from frugalbench.specs import quantized_model as spec
-from frugalbench.specs import whole_models
 from frugalbench.specs.base import Settings
 from specs.test_checkpoints import folder, weights
 
@@ -63,26 +63,26 @@ def test_encoders_keep_no_cache_that_could_be_rounded():
 def test_the_shipped_config_plans_every_scheme_of_the_claims():
     plan = make_plan(load_config("accuracy"), Machine())
     variants = {case.variant for item in plan.comparisons for arm in item.arms for case in arm.cases}
-    assert spec.BASELINE in variants
+    assert model_schemes.BASELINE in variants
     assert {"rtn-int8", "rtn-int4", "torch-int8-dynamic", "bnb-int8", "bnb-nf4"} <= variants
 
 
-@pytest.mark.parametrize("variant", spec.SCHEMES)
+@pytest.mark.parametrize("variant", model_schemes.SCHEMES)
 def test_bytes_of_a_layer_and_of_a_model_by_formula(variant):
     tiny = whole_models.tiny({"d_model": 128, "layers": 2, "heads": 4, "d_ff": 256, "seq": 64, "steps": 1})
     tables = (256 + 64) * 128
     assert tiny.parameters == tiny.linear_parameters + tables
     total = spec.stored_bytes(tiny, variant, 32)
-    layers = sum(spec.layer_bytes(variant, n, k, 32) for n, k in tiny.linears)
+    layers = sum(model_schemes.layer_bytes(variant, n, k, 32) for n, k in tiny.linears)
     assert total == (2 * tiny.parameters if variant == "torch-bf16" else layers + 4 * tables)
-    bits = spec.SCHEMES[variant].bits
+    bits = model_schemes.SCHEMES[variant].bits
     assert bits / 8 <= total / tiny.parameters or variant == "torch-bf16"
 
 
 def test_round_to_nearest_by_hand():
-    assert spec.layer_bytes("rtn-int8", 3, 64, 32) == 3 * 64 + 3 * 4
-    assert spec.layer_bytes("rtn-int4", 3, 64, 32) == 3 * (2 * 16 + 2 * 2)
-    assert spec.layer_bytes("rtn-int4", 3, 65, 32) == 3 * (3 * 16 + 3 * 2)
+    assert model_schemes.layer_bytes("rtn-int8", 3, 64, 32) == 3 * 64 + 3 * 4
+    assert model_schemes.layer_bytes("rtn-int4", 3, 64, 32) == 3 * (2 * 16 + 2 * 2)
+    assert model_schemes.layer_bytes("rtn-int4", 3, 65, 32) == 3 * (3 * 16 + 3 * 2)
 
 
 @pytest.mark.parametrize(

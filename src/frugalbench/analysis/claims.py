@@ -55,12 +55,11 @@ def evaluate(evidence: Evidence, claims: Sequence[Claim]) -> tuple[Verdict, ...]
 def _paired(claim: Claim, evidence: Evidence) -> list[Verdict]:
     rule = claim.rule
     assert isinstance(rule, PairedRatio)
-    groups = paired.groups(evidence, rule.workload)
+    views = list(paired.views(claim, evidence))
     verdicts = []
     for regime in claim.regimes:
-        found = [
-            item for key in groups if key[1] == regime for item in paired.verdicts(claim, rule, evidence, groups[key])
-        ]
+        mine = [view for view in views if view[1].regime == regime]
+        found = [row for view, group in mine for row in paired.verdicts(view, evidence, group)]
         verdicts += found or [not_tested(claim, evidence, regime, evidence.absence(rule.workload, regime))]
     return verdicts
 
@@ -68,22 +67,33 @@ def _paired(claim: Claim, evidence: Evidence) -> list[Verdict]:
 def _exact(claim: Claim, evidence: Evidence) -> list[Verdict]:
     rule = claim.rule
     assert isinstance(rule, ExactRatio)
-    verdicts = []
+    regimes: dict[str, list[ExactGroup]] = {}
     for group in rule.groups:
-        workload = group.workload or rule.workload
-        found = [row for variant in group.variants for row in _exact_rows(claim, evidence, group, workload, variant)]
-        reason = evidence.absence(workload, None)
-        verdicts += found or [not_tested(claim, evidence, group.regime, reason, threshold=group.threshold)]
-    return verdicts
+        regimes.setdefault(group.regime, []).append(group)
+    return [row for groups in regimes.values() for row in _exact_regime(claim, evidence, rule, groups)]
 
 
-def _exact_rows(claim: Claim, evidence: Evidence, group: ExactGroup, workload: str, variant: str) -> Iterator[Verdict]:
+def _exact_regime(claim: Claim, evidence: Evidence, rule: ExactRatio, groups: Sequence[ExactGroup]) -> list[Verdict]:
+    """Rows of all groups of a regime, those beyond the first named with their shape; where there are none, the first
+    group's workload says why."""
+    first = groups[0]
+    found = [
+        row
+        for group in groups
+        for variant in group.variants
+        for row in _exact_rows(claim, evidence, group, variant, named=group is not first)
+    ]
+    reason = evidence.absence(first.workload or rule.workload, None)
+    return found or [not_tested(claim, evidence, first.regime, reason, threshold=first.threshold)]
+
+
+def _exact_rows(claim: Claim, evidence: Evidence, group: ExactGroup, variant: str, named: bool) -> Iterator[Verdict]:
     """One layer speaks for all of its format; whole models, a group's own workload, each speak for themselves."""
     rule = claim.rule
     assert isinstance(rule, ExactRatio)
     speaking: dict[str, Record] = {}
-    mine = [record for record in evidence.records if record.case.workload == workload]
-    several = bool(group.workload) and len({record.case.shape for record in mine}) > 1
+    mine = [record for record in evidence.records if record.case.workload == (group.workload or rule.workload)]
+    named = named or (bool(group.workload) and len({record.case.shape for record in mine}) > 1)
     for record in mine:
         if record.case.variant == variant and _ratio_of(rule, record) is not None:
             speaking.setdefault(record.case.shape if group.workload else "", record)
@@ -93,7 +103,7 @@ def _exact_rows(claim: Claim, evidence: Evidence, group: ExactGroup, workload: s
         row = judge(
             claim, evidence, group.regime, ratio, ratio, ratio,
             threshold=group.threshold, metric=f"{rule.numerator} / {rule.denominator}, exact",
-            candidate=f"{variant} @ {shape}" if several else variant, baseline=rule.denominator,
+            candidate=f"{variant} @ {shape}" if named else variant, baseline=rule.denominator,
             tier=record.facts[rule.numerator].tier, replicates=1, extra=_covered(record),
         )  # fmt: skip
         yield msgspec.structs.replace(row, scope=scope) if scope in ("literal", "analogue") else row

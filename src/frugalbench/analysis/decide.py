@@ -42,7 +42,4 @@ def _rows(claim: Claim, evidence: Evidence) -> list[Verdict]:
         return curves.verdicts(claim, evidence) if mine else []
     if not isinstance(rule, PairedRatio) or rule.metric != "time" or rule.scale == "peak_share":
         return []
-    found = paired.groups(evidence, rule.workload)
-    return [
-        row for key in found if key[1] in claim.regimes for row in paired.verdicts(claim, rule, evidence, found[key])
-    ]
+    return [row for view, group in paired.views(claim, evidence) for row in paired.verdicts(view, evidence, group)]

@@ -33,10 +33,7 @@ def answers(claim: Claim, evidence: Evidence) -> list[Verdict]:
     """The verdicts on ``claim`` in its regime, without the rows that say what was not asked."""
     rule = claim.rule
     assert isinstance(rule, PairedRatio)
-    found = paired.groups(evidence, rule.workload)
-    rows = [
-        row for key in found if key[1] in claim.regimes for row in paired.verdicts(claim, rule, evidence, found[key])
-    ]
+    rows = [row for view, group in paired.views(claim, evidence) for row in paired.verdicts(view, evidence, group)]
     return [row for row in rows if row.arm == "as_shipped" or rule.best]
 
 

@@ -6,15 +6,17 @@ the strongest baseline alone, which the pilot named, so that a refutation is one
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+
+import msgspec
 
 from frugalbench.analysis import statistics
 from frugalbench.analysis.energy import why_no_joules
 from frugalbench.analysis.judge import Evidence, decide_outcome, judge, not_tested
 from frugalbench.analysis.statistics import Interval
-from frugalbench.schema import Case, Claim, Outcome, PairedRatio, Record, Status, Tier, Verdict
+from frugalbench.schema import Case, Claim, Outcome, PairedArms, PairedRatio, Record, Status, Tier, Verdict
 
 Spoilt = Mapping[tuple[str, str, int], set[int]]
 
@@ -34,20 +36,38 @@ class Group:
     spoilt: Spoilt
 
 
-def groups(evidence: Evidence, workload: str) -> dict[tuple[str, str], Group]:
-    """Records of ``workload`` by comparison and regime."""
+def views(claim: Claim, evidence: Evidence) -> Iterator[tuple[Claim, Group]]:
+    """Every comparison and regime that a paired claim is about, with the claim as it reads for that workload: its own,
+    then each that stands beside it."""
+    rule = claim.rule
+    assert isinstance(rule, PairedRatio)
+    for arms in (None, *rule.beside):
+        mine = rule if arms is None else _beside(rule, arms)
+        for group in groups(evidence, mine.workload, named=arms is not None).values():
+            if group.regime in claim.regimes:
+                yield msgspec.structs.replace(claim, rule=mine), group
+
+
+def _beside(rule: PairedRatio, arms: PairedArms) -> PairedRatio:
+    return msgspec.structs.replace(
+        rule, workload=arms.workload, baselines=arms.baselines, as_shipped=arms.as_shipped, best=arms.best, beside=()
+    )
+
+
+def groups(evidence: Evidence, workload: str, named: bool = False) -> dict[tuple[str, str], Group]:
+    """Records of ``workload`` by comparison and regime; ``named`` labels even an only comparison with its shape."""
     buckets: dict[tuple[str, str], list[Record]] = {}
     for record in evidence.records:
         if record.case.workload == workload and not record.interrupted:
             buckets.setdefault((record.comparison, record.case.regime), []).append(record)
     keys = [key for key in buckets if key[0] != "plan"]
-    labels = _labels({key: buckets[key][0].case for key in keys})
+    labels = _labels({key: buckets[key][0].case for key in keys}, named)
     return {key: _group(key, buckets[key], buckets.get(("plan", key[1]), []), labels[key]) for key in keys}
 
 
-def _labels(cases: Mapping[tuple[str, str], Case]) -> dict[tuple[str, str], str]:
+def _labels(cases: Mapping[tuple[str, str], Case], named: bool) -> dict[tuple[str, str], str]:
     """What tells each group from the others: nothing, its shape, or its shape and the tokens of a call."""
-    if len({comparison for comparison, _ in cases}) <= 1:
+    if len({comparison for comparison, _ in cases}) <= 1 and not named:
         return dict.fromkeys(cases, "")
     shared = Counter((case.shape, case.regime) for case in cases.values())
     return {
@@ -81,8 +101,10 @@ def _by_variant(records: Iterable[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def verdicts(claim: Claim, rule: PairedRatio, evidence: Evidence, group: Group) -> list[Verdict]:
+def verdicts(claim: Claim, evidence: Evidence, group: Group) -> list[Verdict]:
     """``as_shipped`` rows, one per candidate, and one ``best`` row."""
+    rule = claim.rule
+    assert isinstance(rule, PairedRatio)
     if rule.metric == "energy" and not _has_joules(group):
         return [not_tested(claim, evidence, group.regime, _no_joules(group))]
     strongest = _champion(rule.baselines, group, rule, evidence)

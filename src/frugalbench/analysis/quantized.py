@@ -49,12 +49,12 @@ class Product:
         return max(found, default=None)
 
 
-def products(run: Run) -> list[Product]:
+def products(run: Run, workload: str = WORKLOAD) -> list[Product]:
     """Every counted arm, by shape, then by tokens, the fastest first."""
     evidence = evidence_of(run)
-    times = {row.case: row for row in case_rows(run) if row.workload == WORKLOAD}
+    times = {row.case: row for row in case_rows(run) if row.workload == workload}
     found: list[Product] = []
-    for group in paired.groups(evidence, WORKLOAD).values():
+    for group in paired.groups(evidence, workload).values():
         arms = [records for records in group.counted.values() if _time_s(times, records) is not None]
         base = _fastest([records for records in arms if _is_unquantised(records[0].case)], times)
         found += [_product(group, evidence, records, times[records[0].case.id], base) for records in arms]

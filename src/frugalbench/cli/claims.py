@@ -26,7 +26,7 @@ def text(claim: Claim) -> str:
     import textwrap
 
     sign = "≥" if claim.direction == "at_least" else "≤"
-    tested = claim.rule.reason if isinstance(claim.rule, NotTested) else f"by workload {claim.rule.workload}"
+    tested = claim.rule.reason if isinstance(claim.rule, NotTested) else f"by workload {', '.join(_workloads(claim))}"
     lines = [
         f"says     {claim.says}",
         f"holds if {claim.estimand} {sign} {significant(claim.threshold)} ({', '.join(claim.regimes)}; {claim.scope})",
@@ -36,3 +36,10 @@ def text(claim: Claim) -> str:
     ]
     wrapped = [textwrap.fill(line, 78, initial_indent="  ", subsequent_indent=" " * 11) for line in lines]
     return "\n".join([claim.id, *wrapped, ""])
+
+
+def _workloads(claim: Claim) -> list[str]:
+    """The rule's own workload, then those of arms beside it or of its groups."""
+    rule = claim.rule
+    places = (rule, *getattr(rule, "beside", ()), *getattr(rule, "groups", ()))
+    return list(dict.fromkeys(item.workload for item in places if getattr(item, "workload", "")))

@@ -6,6 +6,7 @@ SPECS = {
     "lm_quality": "frugalbench.specs.lm_quality",
     "quantized_linear": "frugalbench.specs.quantized_linear",
     "quantized_model": "frugalbench.specs.quantized_model",
+    "model_decode": "frugalbench.specs.model_decode",
     "onnx_model": "frugalbench.specs.onnx_model",
     "allreduce": "frugalbench.specs.allreduce",
     "expert_parallel": "frugalbench.specs.expert_parallel",

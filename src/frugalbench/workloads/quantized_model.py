@@ -18,7 +18,8 @@ import torch
 
 from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
 from frugalbench.specs import tasks as task_files
-from frugalbench.specs.quantized_model import SCHEMES, WORKLOAD
+from frugalbench.specs.model_schemes import SCHEMES
+from frugalbench.specs.quantized_model import WORKLOAD
 from frugalbench.specs.tasks import Split, Task
 from frugalbench.specs.whole_models import CHECK_TEXTS, CHECK_TOKENS, ENCODER, TINY
 from frugalbench.workloads.base import Arrays, Bound, Context
@@ -32,6 +33,9 @@ POSITIONS = 2
 """Small batches of each case that are checked against float64."""
 REPEATED = 8
 """Of so many batches one is answered again in later replicates."""
+_OWN_THREADS = ("onnxruntime", "openvino", "llama.cpp")
+"""Backends whose layers have threads of their own. torch, which computes what lies between the layers, then gets by
+with one: two pools that spin for each other's cores take several times as long."""
 _SAME = 1e-6
 """Embeddings have length 1; what differs by less is the same."""
 
@@ -51,6 +55,8 @@ def load(arm: Arm, context: Context) -> "LoadedModel":
     network = open_network(case, context)
     parameters = sum(weight.numel() for weight in network.module.parameters())
     applied = apply(network, case, context)
+    if case.backend in _OWN_THREADS:
+        torch.set_num_threads(1)
     artefacts = (*network.artefacts, *applied.artefacts)
     return LoadedModel(arm, context, applied, artefacts, parameters)
 
@@ -283,6 +289,7 @@ class LoadedModel:
         found: dict[str, Any] = {
             "model_digest": self.applied.network.digest,
             "kernels": self.applied.kernels(),
+            "layer_threads": self.applied.threads(),
             **again,
         }
         if outcome is None or again:

@@ -17,7 +17,7 @@ import torch
 
 from frugalbench.schema import Artefact, Case
 from frugalbench.specs import quant_formats as formats
-from frugalbench.specs.quantized_model import BASELINE, SCHEMES
+from frugalbench.specs.model_schemes import BASELINE, SCHEMES
 from frugalbench.workloads.base import Arrays, Context
 from frugalbench.workloads.layers.quant_rtn import RoundToNearest
 from frugalbench.workloads.layers.quant_stored import Stored, bfloat16, multiply, require_finite
@@ -90,6 +90,11 @@ class Applied:
         """Release what the layers' libraries hold."""
         for linear in self._held():
             linear.close()
+
+    def threads(self) -> int:
+        """Threads that the layers compute with."""
+        held = self._held()
+        return held[0].threads() if held else torch.get_num_threads()
 
     def kernels(self) -> dict[str, int]:
         """What multiplies, and in how many layers; a shape is asked once."""
