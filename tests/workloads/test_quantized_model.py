@@ -137,6 +137,23 @@ def test_later_replicates_answer_an_eighth_again(tmp_path, cache):
     assert told["same"] < told["repeated"]
 
 
+def test_later_workers_do_not_open_the_unquantised_model_again_and_still_catch_a_wrong_layer(tmp_path, cache):
+    arm, other = arm_of("rtn-int8"), arm_of("rtn-int4")
+    first = verified(session(arm, tmp_path, cache))
+    again = session(arm, tmp_path, cache, replicate=2)
+    assert verified(again) == first
+    assert "original" not in vars(again.loaded)
+    assert all(reply.verification.passed for reply in verified(session(other, tmp_path, cache)).values())
+    files = [
+        made.loaded._file(f"{case.id} sizes {index}")
+        for made, case in ((again, arm.cases[0]), (session(other, tmp_path, cache, replicate=2), other.cases[0]))
+        for index in range(builder.POSITIONS)
+    ]
+    assert len(set(files)) == 4 and all(file.exists() for file in files)
+    next(iter(again.loaded.applied.layers.values())).linear._held[0][1].mul_(1.2)
+    assert not any(reply.verification.passed for reply in verified(again).values())
+
+
 def test_a_hopeless_scheme_is_capped_without_answers(tmp_path, cache):
     arm = arm_of("rtn-int4", cap_s=1e-6)
     made = session(arm, tmp_path, cache)

@@ -21,7 +21,7 @@ from frugalbench.specs import tasks as task_files
 from frugalbench.specs.model_schemes import SCHEMES
 from frugalbench.specs.quantized_model import WORKLOAD
 from frugalbench.specs.tasks import Split, Task
-from frugalbench.specs.whole_models import CHECK_TEXTS, CHECK_TOKENS, ENCODER, TINY
+from frugalbench.specs.whole_models import ENCODER, TINY
 from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers import answers, kept, running_text, tiny_lm, whole_model
 from frugalbench.workloads.layers.answer_record import answer_facts, described, measured, packed
@@ -74,7 +74,7 @@ def reference(case: Case, context: Context) -> Arrays:
     network = open_network(case, on_cpu, exact=case.params["model"] != TINY)
     task, split = _task(case, context)
     if network.kind == ENCODER:
-        batches = check_batches(network, split)
+        batches = answers.check_batches(network, split, POSITIONS)
         return {"embedding": np.stack([network.embed(ids, mask) for ids, mask in batches])}
     found = _windows(case, network, task, split)[:POSITIONS, :-1]
     if network.arrays is not None:
@@ -100,22 +100,6 @@ def _probe(
     return answers.probe_of(network, key, task, split, case.params["batch"], context.cache_dir)
 
 
-def check_batches(network: Network, split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Ids and mask (B, S) of the first test texts, cut or padded to one length, so that all batches cost the same."""
-    texts = [item.text for item in split.test]
-    wanted = [texts[number % len(texts)] for number in range(POSITIONS * CHECK_TEXTS)]
-    encoded = network.encode(wanted)
-    made = []
-    for start in range(0, len(encoded), CHECK_TEXTS):
-        ids_BS = np.zeros((CHECK_TEXTS, CHECK_TOKENS), np.int64)
-        mask_BS = np.zeros_like(ids_BS)
-        for row, ids in enumerate(encoded[start : start + CHECK_TEXTS]):
-            ids_BS[row, : len(ids[:CHECK_TOKENS])] = ids[:CHECK_TOKENS]
-            mask_BS[row, : len(ids)] = 1
-        made.append((ids_BS, mask_BS))
-    return made
-
-
 @dataclass
 class LoadedModel:
     """A network under a scheme, and what it answered."""
@@ -134,7 +118,7 @@ class LoadedModel:
         call = self._call(case, task, split)
         return Bound(
             call=call,
-            output=lambda index: self._output(call, index % POSITIONS),
+            output=lambda index: self._output(case, call, index % POSITIONS),
             rotation=POSITIONS,
             synchronize=self._synchronize,
             own_definition=(lambda index: self._definition(case, index)) if self.applied.lossy else None,
@@ -240,27 +224,33 @@ class LoadedModel:
     def _call(self, case: Case, task: Task, split: Split) -> Callable[[int], Any]:
         network = self.applied.network
         if network.kind == ENCODER:
-            batches = check_batches(network, split)
+            batches = answers.check_batches(network, split, POSITIONS)
             return lambda index: network.embed(*batches[index % POSITIONS])
         ids = _windows(case, network, task, split)[:POSITIONS, :-1]
         return lambda index: network.logits(ids[index % POSITIONS][None])
 
-    def _output(self, call: Callable[[int], Any], index: int) -> Arrays:
+    def _output(self, case: Case, call: Callable[[int], Any], index: int) -> Arrays:
         answered: list[Any] = []
-        sums: Arrays = {}
-        if self.applied.layers:
-            sums = self.applied.watched(lambda: answered.append(call(index)), self.original)
-        else:
-            answered.append(call(index))
+        sums = self.applied.watched(lambda: answered.append(call(index)))
         if self.applied.network.kind == ENCODER:
-            return {"embedding": answered[0], **sums}
-        return {"logits": answered[0][0].double().cpu().numpy(), **sums}
+            return {"embedding": answered[0], **self._divided(case, index, sums)}
+        return {"logits": answered[0][0].double().cpu().numpy(), **self._divided(case, index, sums)}
+
+    def _divided(self, case: Case, index: int, sums: Arrays) -> Arrays:
+        """Signed sums over their sizes, which the first worker of the run finds; they depend on the inputs alone."""
+        if not sums:
+            return {}
+        file = self._file(f"{case.id} sizes {index}")
+        if (sizes := kept.read(file)) is None:
+            sizes = self.applied.sizes(self.original)
+            kept.write(file, sizes)
+        return {name: value / sizes[name] for name, value in sums.items()}
 
     def _definition(self, case: Case, index: int) -> Arrays:
         """The layers' answers by what they store, or all of the model's where keys and values are rounded."""
         bits = SCHEMES[case.variant].kv_bits
         if not bits:
-            return self.applied.defined(self.original)
+            return self._divided(case, index % POSITIONS, self.applied.defined(self.original))
         network = self.applied.network
         assert network.arrays is not None
         ids = _windows(case, network, *self._tasks[case.id])[index % POSITIONS, :-1]

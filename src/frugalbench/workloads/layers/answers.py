@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from frugalbench.specs.tasks import Example, Split, Task
+from frugalbench.specs.whole_models import CHECK_TEXTS, CHECK_TOKENS
 from frugalbench.workloads.base import Arrays
 from frugalbench.workloads.layers import kept
 from frugalbench.workloads.layers.whole_model import Network
@@ -90,6 +91,22 @@ def padded(encoded: Sequence[Sequence[int]], numbers: Sequence[int]) -> tuple[np
         ids_BS[row, : len(encoded[number])] = encoded[number]
         mask_BS[row, : len(encoded[number])] = 1
     return np.array(numbers), ids_BS, mask_BS
+
+
+def check_batches(network: Network, split: Split, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """``count`` times ids and mask (B, S) of the first test texts, cut or padded to one length: all cost the same."""
+    texts = [item.text for item in split.test]
+    wanted = [texts[number % len(texts)] for number in range(count * CHECK_TEXTS)]
+    encoded = network.encode(wanted)
+    made = []
+    for start in range(0, len(encoded), CHECK_TEXTS):
+        ids_BS = np.zeros((CHECK_TEXTS, CHECK_TOKENS), np.int64)
+        mask_BS = np.zeros_like(ids_BS)
+        for row, ids in enumerate(encoded[start : start + CHECK_TEXTS]):
+            ids_BS[row, : len(ids[:CHECK_TOKENS])] = ids[:CHECK_TOKENS]
+            mask_BS[row, : len(ids)] = 1
+        made.append((ids_BS, mask_BS))
+    return made
 
 
 def embeddings(network: Network, texts: Sequence[str], size: int, allowance: Allowance, every: int = 1) -> np.ndarray:

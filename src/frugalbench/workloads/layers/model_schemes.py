@@ -6,7 +6,7 @@ N outputs, K inputs, C checked sums.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -109,17 +109,14 @@ class Applied:
             counts[kinds[key]] = counts.get(kinds[key], 0) + 1
         return counts
 
-    def watched(self, call: Any, original: Network) -> Arrays:
-        """Run ``call()``; signed sums of each layer's output, (C, N) float64, over the size that each output has in the
-        ``original`` layer. The layers' inputs are kept in :attr:`seen`."""
+    def watched(self, call: Callable[[], object]) -> Arrays:
+        """Run ``call()``; signed sums of each layer's output, (C, N) float64. Its inputs are kept in :attr:`seen`."""
         found: Arrays = {}
-        modules = dict(original.module.named_modules())
 
         def watch(name: str) -> Any:
             def hook(_layer: Any, given: tuple[Any, ...], y: Any) -> None:
                 self.seen[name] = x_TK = given[0].detach().flatten(0, -2).float().cpu().numpy()
-                sums_CN = signs(len(x_TK)) @ y.detach().flatten(0, -2).double().cpu().numpy()
-                found[name] = sums_CN / _sizes(modules[name], x_TK)
+                found[name] = signs(len(x_TK)) @ y.detach().flatten(0, -2).double().cpu().numpy()
 
             return hook
 
@@ -139,6 +136,15 @@ class Applied:
         modules = dict(original.module.named_modules())
         return {name: _definition(layer, modules[name], self.seen[name]) for name, layer in self.layers.items()}
 
+    def sizes(self, original: Network) -> Arrays:
+        """How large a signed sum of each output (N) is by itself: the root of the sum of squares over tokens, in the
+        unquantised layer and for the inputs that were seen.
+
+        Outputs of real layers differ by orders of magnitude; undivided, the largest would hide an error in the others.
+        """
+        modules = dict(original.module.named_modules())
+        return {name: _size(modules[name], self.seen[name]) for name in self.layers}
+
 
 def _definition(layer: Any, original: Any, x_TK: np.ndarray) -> np.ndarray:
     sums_CT = signs(len(x_TK))
@@ -149,7 +155,7 @@ def _definition(layer: Any, original: Any, x_TK: np.ndarray) -> np.ndarray:
     y_CN = multiply(stored, _weights(original), sums_CT @ rounded)
     if layer.bias is not None:
         y_CN = y_CN + sums_CT.sum(axis=1, keepdims=True) * layer.bias.detach().double().cpu().numpy()
-    return np.asarray(y_CN / _sizes(original, x_TK))
+    return np.asarray(y_CN)
 
 
 def _bfloat16_rows(weights_NK: np.ndarray) -> Stored:
@@ -166,11 +172,7 @@ def _weights(layer: Any) -> np.ndarray:
     return np.asarray(layer.weight.detach().float().cpu().numpy())
 
 
-def _sizes(original: Any, x_TK: np.ndarray) -> np.ndarray:
-    """Root mean square of each output (N) of the unquantised layer, times √T: the size of a signed sum of it.
-
-    Outputs of real layers differ by orders of magnitude; without this the largest would hide an error in the others.
-    """
+def _size(original: Any, x_TK: np.ndarray) -> np.ndarray:
     y_TN = x_TK @ _weights(original).T
     if original.bias is not None:
         y_TN = y_TN + original.bias.detach().float().cpu().numpy()
