@@ -2,7 +2,17 @@
 
 import pytest
 
-from frugalbench.specs.decode_formats import FORMATS, LLAMA, gguf_types, misfit, packed_bytes, read_bytes, stored_bytes
+from frugalbench.specs.decode_formats import (
+    FORMATS,
+    LLAMA,
+    MARGIN,
+    MEASURED_LAYERS,
+    gguf_types,
+    misfit,
+    packed_bytes,
+    read_bytes,
+    stored_bytes,
+)
 from frugalbench.specs.decoder_shape import DecoderShape
 from frugalbench.specs.shapes import load_shapes
 
@@ -69,3 +79,15 @@ def test_tolerances_grow_with_depth_and_leave_no_room_for_any_answer(variant):
     assert 0 < fmt.format_tolerance(28) < 1.0
     assert fmt.lossy == (fmt.bits < 32)
     assert (fmt.library is LLAMA) == variant.startswith("llama")
+
+
+@pytest.mark.parametrize("variant", FORMATS)
+def test_tolerances_follow_what_was_measured(variant):
+    fmt = FORMATS[variant]
+    rooms = [fmt.tolerance(depth) / found for depth, found in zip(MEASURED_LAYERS, fmt.errors, strict=True)]
+    assert min(rooms) == pytest.approx(1.12 * fmt.margin)
+    assert max(rooms) < 3.2 * min(rooms)
+    if fmt.distances:
+        found = [fmt.format_tolerance(d) / known for d, known in zip(MEASURED_LAYERS, fmt.distances, strict=True)]
+        assert min(found) == pytest.approx(MARGIN)
+    assert fmt.tolerance(28) / fmt.tolerance(2) == pytest.approx((30 / 4) ** 0.3)

@@ -205,8 +205,53 @@ def test_a_wrong_model_exceeds_the_tolerance_of_every_arm_whose_rounding_does_no
         for found, expected in zip(wrong["decode"], right["decode"], strict=True)
     )
     for variant, fmt in FORMATS.items():
-        if variant != "transformers-int8-dynamic" or fault != "a position too many":
+        if variant != "transformers-int8-dynamic" or fault in FAULTS[:2]:
             assert least > fmt.tolerance(SHAPE.layers), variant
+
+
+DEEP = DecoderShape(layers=28, d_model=64, heads=4, kv_heads=2, head_dim=16, d_ff=128, vocabulary=300)
+
+
+class OneWrongLayer(float64.Unquantised):
+    """The model as drawn, but that one layer misses its attention, or takes a matrix of the next one."""
+
+    def __init__(self, weights, layer, fault):
+        super().__init__(weights)
+        self.wrong, self.fault = layer, fault
+
+    def product(self, layer, name, x):
+        if layer == self.wrong and (self.fault, name) == ("no attention", "o"):
+            return np.zeros((len(x), DEEP.d_model))
+        return super().product(layer + (layer == self.wrong and name == self.fault), name, x)
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """Parameters and weights of a model of 28 layers, and its right answers."""
+    params = {**make_arm("native-fp32").cases[0].params, **DEEP.params()}
+    weights = Weights(DEEP, 5, tmp_path_factory.mktemp("deep"))
+    return params, weights, float64.answers(params, float64.Unquantised(weights))
+
+
+@pytest.mark.parametrize("fault", ["no attention", "v", "down"])
+@pytest.mark.parametrize("layer", [0, 13, 26])
+def test_one_wrong_layer_of_28_exceeds_the_tolerance(fault, layer, deep):
+    params, weights, right = deep
+    wrong = float64.answers(params, OneWrongLayer(weights, layer, fault))
+    seen = max(relative_error({"x": a}, {"x": b}) for a, b in zip(wrong["decode"], right["decode"], strict=True))
+    told = {name for name, fmt in FORMATS.items() if seen > fmt.tolerance(DEEP.layers)}
+    drowned = set() if layer == 0 else {"transformers-int8-dynamic"}
+    assert told >= set(FORMATS) - drowned
+
+
+@pytest.mark.parametrize("variant", [item for item in VARIANTS if item.values[0] == "transformers-bf16"])
+def test_an_arm_that_loses_the_attention_of_one_layer_of_28_fails(variant, context, monkeypatch):
+    monkeypatch.setitem(globals(), "SHAPE", DEEP)
+    loaded, ((case, decode), _) = bind(make_arm(variant), context)
+    right, own = decode.output(0), decode.own_definition(0)
+    assert relative_error(right, own) < case.tolerance
+    loaded.model.module.model.layers[26].self_attn.o_proj.register_forward_hook(lambda _layer, _given, y: 0 * y)
+    assert relative_error(decode.output(0), own) > case.tolerance
 
 
 @pytest.mark.parametrize("variant", [item for item in VARIANTS if item.values[0] == "native-w8a8"])
