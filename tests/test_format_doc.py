@@ -26,6 +26,7 @@ SECTIONS = {
             "Modelled",
             "EqualLoss",
             "NonInferiority",
+            "Reach",
             "NotTested",
         ),
     ),

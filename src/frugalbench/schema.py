@@ -429,13 +429,28 @@ class NonInferiority(
     """A stricter gate than the claim's, shown beside it."""
 
 
+class Reach(Frozen, frozen=True, kw_only=True, tag="reach", tag_field="kind", forbid_unknown_fields=True):
+    """Parameters of the largest published model that fits this machine and generates fast enough: the candidates'
+    format over the baselines'. Modelled from the share of the read bandwidth that the best arm of each reached."""
+
+    workload: str
+    shapes: str
+    """Variant of the record that lists the published models."""
+    baselines: tuple[str, ...]
+    """Arms with 2 bytes a weight."""
+    fallback: tuple[str, ...]
+    """Where none of them was measured: their share of the bandwidth speaks, at 2 bytes a weight."""
+    candidates: tuple[str, ...]
+    least_token_per_s: float
+
+
 class NotTested(Frozen, frozen=True, kw_only=True, tag="not_tested", tag_field="kind", forbid_unknown_fields=True):
     """No workload tests the claim yet."""
 
     reason: str
 
 
-Rule = PairedRatio | ExactRatio | Coverage | Modelled | EqualLoss | NonInferiority | NotTested
+Rule = PairedRatio | ExactRatio | Coverage | Modelled | EqualLoss | NonInferiority | Reach | NotTested
 
 
 class Claim(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from frugalbench.analysis import curves, noninferiority, paired
+from frugalbench.analysis import curves, noninferiority, paired, reach
 from frugalbench.analysis.judge import Evidence, judge, not_tested
 from frugalbench.paths import data
 from frugalbench.schema import (
@@ -20,6 +20,7 @@ from frugalbench.schema import (
     NonInferiority,
     NotTested,
     PairedRatio,
+    Reach,
     Record,
     Status,
     Tier,
@@ -198,5 +199,6 @@ _RULES: dict[type, Callable[[Claim, Evidence], list[Verdict]]] = {
     Modelled: _modelled,
     EqualLoss: curves.verdicts,
     NonInferiority: noninferiority.verdicts,
+    Reach: reach.verdicts,
     NotTested: _untested,
 }

@@ -23,6 +23,8 @@ class Evidence:
     """The same for comparisons that stopped at looks of their own."""
     floor: float = DEFAULT_FLOOR
     peaks: dict[tuple[str, str], float] = field(default_factory=dict)
+    memory_bytes: float | None = None
+    """What the machine lets a process use; ``None`` where the manifest does not say."""
 
     def alpha_of(self, comparison: str) -> float:
         """Alpha that the deciding look at a comparison may spend."""
@@ -50,7 +52,14 @@ def evidence_of(run: Run) -> Evidence:
         alphas=_alphas(records, run.manifest.decisions, alpha, looks),
         floor=DEFAULT_FLOOR if run.manifest.floor is None else run.manifest.floor,
         peaks=measured_peaks(run),
+        memory_bytes=_memory_bytes(machine),
     )
+
+
+def _memory_bytes(machine: Mapping[str, object]) -> float | None:
+    """Of the machine, or of the control group where that allows less."""
+    known = [machine.get(name) for name in ("memory_bytes", "memory_limit_bytes")]
+    return min((float(size) for size in known if isinstance(size, int | float) and size > 0), default=None)
 
 
 def _planned(config: dict[str, object]) -> tuple[float, tuple[int, ...]]:

@@ -107,19 +107,19 @@ def verdicts(claim: Claim, evidence: Evidence, group: Group) -> list[Verdict]:
     assert isinstance(rule, PairedRatio)
     if rule.metric == "energy" and not _has_joules(group):
         return [not_tested(claim, evidence, group.regime, _no_joules(group))]
-    strongest = _champion(rule.baselines, group, rule, evidence)
+    strongest = champion(rule.baselines, group, rule, evidence)
     if strongest is None:
         return [not_tested(claim, evidence, group.regime, _why_absent(rule.baselines, group, "baseline"))]
     shipped = [name for name in rule.as_shipped if name in group.counted]
     rows = [_absent_row(claim, evidence, group, name) for name in rule.as_shipped if name not in group.counted]
     levels = _levels(claim, rule, evidence, group, shipped, strongest)
     rows += [_row(claim, rule, evidence, group, name, strongest, levels[name], "as_shipped") for name in shipped]
-    champion = _champion(rule.best, group, rule, evidence)
-    if champion is None:
+    fastest = champion(rule.best, group, rule, evidence)
+    if fastest is None:
         rows.append(not_tested(claim, evidence, group.regime, _why_absent(rule.best, group, "candidate"), arm="best"))
     else:
         alpha = evidence.alpha_of(group.comparison)
-        rows.append(_row(claim, rule, evidence, group, champion, strongest, alpha, "best"))
+        rows.append(_row(claim, rule, evidence, group, fastest, strongest, alpha, "best"))
     return rows
 
 
@@ -151,7 +151,7 @@ def _no_joules(group: Group) -> str:
     return f"no energy counter can be read on this machine, so measured joules are missing{shown}"
 
 
-def _champion(names: Sequence[str], group: Group, rule: PairedRatio, evidence: Evidence) -> str | None:
+def champion(names: Sequence[str], group: Group, rule: PairedRatio, evidence: Evidence) -> str | None:
     """The one with the best estimand in the pilot, among those that were then counted; an only one needs no pilot."""
     measured = [name for name in names if name in group.counted]
     if len(names) == 1 and measured:

@@ -50,8 +50,8 @@ class DecodeFormat:
     ``errors`` are what the tolerance follows: the largest error of a logit over the rms of all, against the float64
     answer of the weights that are stored (arms in float32: of the model itself), at :data:`MEASURED_LAYERS`. They are
     what a call rounds on its way, carried on by the residual stream: float32 sums, a cache in float16, values in
-    bfloat16, activations in int8. One wrong layer of 28 exceeds the tolerance: attention left out, or a matrix of values
-    or of the feed-forward network that belongs to a neighbour, moves a logit by 0.6 (in the last layers) to 4 (in
+    bfloat16, activations in int8. One wrong layer of 28 exceeds the tolerance: attention left out, or a neighbour's
+    matrix of values or of the feed-forward network, moves a logit by 0.6 (in the last layers) to 4 (in
     the first). Not so in dynamic int8, whose own rounding is as large as the second half of the layers; nor does a
     query's or key's matrix of that half show in any arm. Such ones are found before: what is stored is compared with
     what was drawn, matrix by matrix. ``distances`` are the relative rms distances to the unquantised answer; the bound

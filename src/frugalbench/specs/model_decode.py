@@ -13,7 +13,18 @@ from dataclasses import replace
 from typing import Any
 
 from frugalbench import native_build
-from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError, Skipped
+from frugalbench.schema import (
+    SCHEMA_VERSION,
+    Arm,
+    Case,
+    Comparison,
+    Cost,
+    FrugalbenchError,
+    Record,
+    Skipped,
+    Status,
+    Tier,
+)
 from frugalbench.specs import decode_formats as formats
 from frugalbench.specs import quant_formats
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
@@ -22,6 +33,7 @@ from frugalbench.specs.decoder_shape import EPSILON, ROTARY_BASE, DecoderShape
 from frugalbench.specs.shapes import ModelShape, load_shapes
 
 WORKLOAD = "model_decode"
+SHAPES = "published-shapes"
 DENSE = ("mha", "gqa")
 MOST_TOKENS = 2**20
 LEAST_VOCABULARY = 64
@@ -56,7 +68,8 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
             skipped += [Skipped(case=case, reason=reason) for case in arm.cases]
         else:
             arms.append(arm)
-    return Expansion(comparisons=_comparison(f"{WORKLOAD}/{name}", arms), skipped=tuple(skipped))
+    shapes = (_shapes_case(name, options["context"]),) if arms else ()
+    return Expansion(comparisons=_comparison(f"{WORKLOAD}/{name}", arms), skipped=tuple(skipped), modelled=shapes)
 
 
 def _model(settings: Settings, name: str) -> ModelShape:
@@ -88,6 +101,29 @@ def _check(settings: Settings, options: dict[str, Any], model: ModelShape) -> No
         raise FrugalbenchError(f"{settings.where}: 'variants' is empty; leave it out for the default")
     for variant in options["variants"]:
         choose(settings, "variant", variant, FORMATS)
+
+
+def _shapes_case(name: str, context: int) -> Case:
+    """Not measured: the published models, for what is modelled from the arms' speed."""
+    return Case(
+        id="/".join((WORKLOAD, SHAPES, name, f"decode-{context}")), workload=WORKLOAD, variant=SHAPES, shape=name,
+        regime="shapes", backend="model", device="published", dtype="bf16",
+    )  # fmt: skip
+
+
+def model(case: Case) -> Record:
+    """What is known of the published models: all and active parameters, bytes of the cache per token in bf16."""
+    facts = {
+        name: {
+            "parameters": shape.parameters, "active_parameters": shape.active_parameters,
+            "kv_bytes_per_token": shape.kv_bytes_per_token(), "recalled": shape.read_or_recalled != "read",
+        }
+        for name, shape in load_shapes().items()
+    }  # fmt: skip
+    return Record(
+        schema_version=SCHEMA_VERSION, comparison="plan", arm=SHAPES, case=case, replicate=1, status=Status.OK,
+        tier=Tier.PUBLISHED, details={"shapes": facts},
+    )  # fmt: skip
 
 
 def _label(model: ModelShape, shape: DecoderShape) -> str:
