@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from factory import make_record, make_run
+from factory import make_record, make_run, scaled
+from frugalbench.analysis.break_even import break_evens
 from frugalbench.analysis.load import load_run
 from frugalbench.analysis.quantized import products
 from frugalbench.report.quantized import quantized_tables
@@ -150,3 +151,45 @@ def test_records_without_kernel_bytes_or_sane_parameters_still_show(tmp_path):
 
 def test_runs_without_the_layer_have_no_table(tmp_path):
     assert quantized_tables([load_run(make_run(tmp_path / "run", [make_record("x", workload="onnx_model")]))]) == []
+
+
+def over(tmp_path, ratios, monkeypatch):
+    """A format whose speed over the unquantised arm is ``ratios`` (tokens to ratio)."""
+    monkeypatch.setitem(ARMS, "ort-fp32", (32, 4.0, {"x": 0.01}))
+    rows = [
+        timed(record(variant, "x", number, comparison=f"c{tokens}", tokens=tokens), time_s)
+        for tokens, ratio in ratios.items()
+        for variant, time_s in (("ort-fp32", 0.01), ("ort-int8-dynamic", 0.01 / ratio))
+        for number in range(1, 5)
+    ]
+    return load_run(make_run(tmp_path / "over", rows))
+
+
+def timed(made, time_s):
+    return scaled(made, time_s / made.samples[0].time_s)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "tokens", "text"),
+    [
+        ({1: 4.0, 4: 2.0, 32: 2.0, 256: 0.5}, 32 * 8**0.5, "91 [32, 256]"),
+        ({1: 4.0, 256: 0.25}, 16.0, "16 [1, 256]"),
+        ({1: 4.0, 4: 1.001, 32: 0.5}, 1 * 32 ** (2 / 3), "10 [1, 32]"),
+        ({1: 4.0, 256: 2.0}, None, "> 256"),
+        ({1: 0.4, 256: 0.2}, None, "< 1"),
+        ({1: 0.4, 256: 2.0}, None, "not in order"),
+        ({1: 1.001, 256: 1.001}, None, "open"),
+    ],
+)
+def test_where_a_format_stops_paying(ratios, tokens, text, tmp_path, monkeypatch):
+    monkeypatch.setitem(ARMS, "ort-int8-dynamic", (8, 1.0, {"x": 0.01}))
+    run = over(tmp_path, ratios, monkeypatch)
+    (found,) = break_evens(products(run))
+    assert found.tokens == (None if tokens is None else pytest.approx(tokens, rel=1e-2))
+    (table,) = [table for table in quantized_tables([run]) if "Break-even" in table.title]
+    assert [cell.text for cell in table.rows[0]][:2] == ["ort-int8-dynamic", text]
+
+
+def test_one_number_of_tokens_has_no_break_even(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARMS, "ort-int8-dynamic", (8, 1.0, {"x": 0.01}))
+    assert break_evens(products(over(tmp_path, {1: 3.0}, monkeypatch))) == []

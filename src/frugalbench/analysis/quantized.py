@@ -32,6 +32,8 @@ class Product:
     over_unquantised: Interval | None
     """Speed over the fastest unquantised arm; ``None`` for that arm itself, and where there is none."""
     is_baseline: bool
+    is_quantised: bool
+    """Fewer than :data:`UNQUANTISED_BITS` bits per weight, as far as the record says."""
     operation_per_s: float | None
     """Multiplications and additions, of floats or of integers."""
     bytes_per_weight: float | None
@@ -92,6 +94,7 @@ def _product(
         row=row,
         over_unquantised=interval(logs, 1.0, ALPHA, evidence.floor) if logs else None,
         is_baseline=is_baseline,
+        is_quantised=not _is_unquantised(case),
         operation_per_s=_operation_per_s(case.cost, row),
         bytes_per_weight=_bytes_per_weight(case.cost, row),
         kernel=kernel if isinstance(kernel, str) else "",

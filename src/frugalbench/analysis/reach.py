@@ -213,7 +213,7 @@ def _none(ours: Pace, found: Reached | None, base: Pace, against: Reached | None
     each = [(ours, found), (base, against)]
     lacking = [pace.variant for pace, best in each if best is None] or [f"the lower bound of {base.variant}"]
     having = [f"{best.name} with {pace.variant}" for pace, best in each if best is not None]
-    rest = f"; {' and '.join(having)} does" if having else ""
+    rest = f"; reached: {' and '.join(having)}" if having else ""
     return f"no published model fits and generates {least:g} token/s with {' or '.join(lacking)}{rest}"
 
 

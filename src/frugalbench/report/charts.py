@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row
+from frugalbench.analysis.pareto import Point, grouped
 from frugalbench.analysis.saving import Saving
 from frugalbench.report import safe
 from frugalbench.report.tables import arm_text, tier_text
@@ -81,6 +82,41 @@ def saving_svgs(found: Sequence[Saving]) -> list[str]:
             shapes.setdefault(safe.terminal(item.shape), []).append({k: _text(v) for k, v in point.items()})
     several = {name: data for name, data in shapes.items() if len({point["tokens"] for point in data}) > 1}
     return [_saving_svg(data[:MOST_POINTS], name) for name, data in several.items()]
+
+
+def pareto_svgs(found: Sequence[Point]) -> list[str]:
+    """Per model, task and regime with two schemes or more: speed against right answers, or against stored bytes where
+    nothing was answered; filled points are on the front of all that is known."""
+    return [_pareto_svg(key, group[:MOST_LINES]) for key, group in grouped(found).items() if len(group) > 1]
+
+
+def _pareto_svg(key: tuple[str, str, str], group: Sequence[Point]) -> str:
+    import altair as alt
+
+    model, task, regime = map(safe.terminal, key)
+    data = [
+        {
+            "speed": point.token_per_s,
+            "good": 100 * point.accuracy.value if point.accuracy else point.stored_bytes / 1e6,
+            "scheme": safe.terminal(point.scheme),
+            "front": "on the front" if point.front else "beaten",
+        }
+        for point in group
+    ]
+    title, scale = ("right answers, %", alt.Scale(zero=False)) if task else ("stored, MB", alt.Scale(type="log"))
+    base = alt.Chart(alt.Data(values=data)).encode(
+        x=alt.X("speed:Q", scale=alt.Scale(type="log", padding=20), title="token/s"),
+        y=alt.Y("good:Q", scale=scale, title=title),
+    )
+    colours = alt.Scale(domain=["on the front", "beaten"], range=["#2a9d5c", "#8a8f98"])
+    shapes = alt.Scale(domain=["on the front", "beaten"], range=["circle", "cross"])
+    marks = base.mark_point(filled=True, size=70, opacity=1).encode(
+        color=alt.Color("front:N", scale=colours, legend=alt.Legend(title=None, orient="top")),
+        shape=alt.Shape("front:N", scale=shapes, legend=alt.Legend(title=None, orient="top")),
+    )
+    names = base.mark_text(align="left", dx=7, color=_INK).encode(text="scheme:N")
+    where = f"{model} on {task}" if task else model
+    return _svg(alt, marks + names, f"Trade-offs of {where}, {regime}", 1, height=260)
 
 
 def _text(value: Any) -> Any:

@@ -8,6 +8,7 @@ from frugalbench.analysis.saving import savings
 from frugalbench.report import charts, safe
 from frugalbench.report.export import EXTRA_HINT
 from frugalbench.report.noise import noise_tables
+from frugalbench.report.pareto import run_points
 from frugalbench.report.tables import (
     FAMILIES,
     Cell,
@@ -114,6 +115,8 @@ def _family(
     parts = _charts([v for v in verdicts if family_of(v.claim) == family], own)
     if family == "moe" and charts.available():
         parts += charts.saving_svgs([item for run in runs for item in savings(run)])
+    if family == "quant" and charts.available():
+        parts += charts.pareto_svgs([point for run in runs for point in run_points(run)])
     parts += [part for table in tables for part in (f"<h3>{safe.html(table.title)}</h3>", table_html(table))]
     return [f"<h2>{safe.html(FAMILIES.get(family, family))}</h2>", *parts] if parts else []
 

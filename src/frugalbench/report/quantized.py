@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from frugalbench.analysis.break_even import BreakEven, break_evens
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.quantized import Product, products
 from frugalbench.report.tables import Cell, Table
@@ -27,6 +28,7 @@ def quantized_tables(runs: Sequence[Run]) -> list[Table]:
         found = products(run)
         points = list(_by_point(found).values())
         tables += [_table(run, items, _NOTES if items is points[0] else ()) for items in points]
+        tables += _break_even_tables(run, break_evens(found))
         tables += [_kernels(run, found)] if any(item.kernel for item in found) else []
     return tables
 
@@ -76,6 +78,40 @@ def _speed(item: Product) -> Cell:
     bounds = [significant(bound, digits) for bound in (ratio.low, ratio.high)]
     text = significant(ratio.ratio, digits) + ("" if bounds == [DASH, DASH] else f" [{', '.join(bounds)}]")
     return Cell(text, hint="over the fastest unquantised arm")
+
+
+def _break_even_tables(run: Run, found: Sequence[BreakEven]) -> list[Table]:
+    """One per shape."""
+    notes = (
+        "pays / loses: tokens of a call at which the 95% interval of the speed over the fastest unquantised arm lies "
+        "above / below 1",
+        "break-even: straight in log speed over log tokens between the last that pays and the first that loses",
+    )
+    columns = tuple((name, name != "arm") for name in ("arm", "break-even", "pays", "loses"))
+    shapes = dict.fromkeys(item.shape for item in found)
+    return [
+        Table(
+            f"Break-even batch of quantised linear {shape} ({run.manifest.name})", columns,
+            tuple(_break_even_line(item) for item in found if item.shape == shape), notes, "quant",
+        )
+        for shape in shapes
+    ]  # fmt: skip
+
+
+def _break_even_line(item: BreakEven) -> tuple[Cell, ...]:
+    pays, loses = (", ".join(map(str, tokens)) or DASH for tokens in (item.pays, item.loses))
+    return Cell(item.variant), Cell(_break_even(item)), Cell(pays), Cell(loses)
+
+
+def _break_even(item: BreakEven) -> str:
+    """The number of tokens, or what is known of it."""
+    if item.tokens is not None:
+        return f"{significant(item.tokens, 2)} [{item.pays[-1]}, {item.loses[0]}]"
+    if item.pays and item.loses:
+        return "not in order"
+    if item.pays:
+        return f"> {item.pays[-1]}"
+    return f"< {item.loses[0]}" if item.loses else "open"
 
 
 def _kernels(run: Run, found: Sequence[Product]) -> Table:

@@ -53,12 +53,14 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.accuracy import accuracy_tables
     from frugalbench.report.collectives import collectives_tables
     from frugalbench.report.expert_parallel import expert_parallel_tables
+    from frugalbench.report.pareto import pareto_tables
     from frugalbench.report.quantized import quantized_tables
     from frugalbench.report.reach import reach_tables
     from frugalbench.report.saving import saving_tables
     from frugalbench.report.whole_model import whole_model_tables
 
     quantised = [*quantized_tables(runs), *whole_model_tables(runs), *reach_tables(runs), *accuracy_tables(runs)]
+    quantised += pareto_tables(runs)
     return [*saving_tables(runs), *quantised, *collectives_tables(runs), *expert_parallel_tables(runs)]
 
 
