@@ -103,9 +103,13 @@ def _pareto_svg(key: tuple[str, str, str], group: Sequence[Point]) -> str:
         }
         for point in group
     ]
-    title, scale = ("right answers, %", alt.Scale(zero=False)) if task else ("stored, MB", alt.Scale(type="log"))
+    title, scale = (
+        ("right answers, %", alt.Scale(zero=False, padding=12))
+        if task
+        else ("stored, MB", alt.Scale(type="log", padding=12))
+    )
     base = alt.Chart(alt.Data(values=data)).encode(
-        x=alt.X("speed:Q", scale=alt.Scale(type="log", padding=20), title="token/s"),
+        x=alt.X("speed:Q", scale=alt.Scale(type="log", nice=False, padding=20), title="token/s"),
         y=alt.Y("good:Q", scale=scale, title=title),
     )
     colours = alt.Scale(domain=["on the front", "beaten"], range=["#2a9d5c", "#8a8f98"])

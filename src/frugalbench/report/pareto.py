@@ -31,7 +31,7 @@ def _table(run: Run, model: str, task: str, regime: str, group: Sequence[Point])
     notes.append(
         "token/s: of the task's small batches, arm after arm and not turn by turn: for orientation only"
         if task
-        else "the weights are random, so there are no right answers to count"
+        else "the weights are random: there are no right answers to count, and the front says nothing of quality"
     )
     where = f"{model} on {task}" if task else model
     columns = tuple((name, name not in ("scheme", "front")) for name in _COLUMNS)
