@@ -45,9 +45,9 @@ metric_list:
 def offline(monkeypatch, tmp_path):
     from datasets import config
 
+    lm_eval_requests.asked.cache_clear()
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
-    lm_eval_requests.asked.cache_clear()
 
 
 class Uniform:
@@ -102,11 +102,14 @@ def test_a_request_longer_than_the_window_is_told(task_file):
         asked.answered(Uniform(), 4, 8, Allowance(60.0))
 
 
-def test_data_that_cannot_be_had_here_is_skipped_in_one_line(tmp_path, cache):  # noqa: F811
+def test_data_that_cannot_be_had_here_is_skipped_in_one_line(tmp_path, cache, monkeypatch):  # noqa: F811
     made = session(arm_of("rtn-int8", tasks=["lm_eval:arc_easy"]), tmp_path, cache)
     assert isinstance(made.reply, protocol.Problem) and made.reply.no_path
     assert "lm_eval:arc_easy: the task or its data cannot be loaded here" in made.reply.reason
     assert "\n" not in made.reply.reason
+    monkeypatch.setattr(lm_eval_requests, "asked", None)
+    again = session(arm_of("rtn-int4", tasks=["lm_eval:arc_easy"]), tmp_path, cache).reply
+    assert again.no_path and again.reason == made.reply.reason
 
 
 def test_a_task_that_generates_is_refused(task_file, tmp_path):

@@ -57,8 +57,8 @@ def prepare(arm: Arm, context: Context) -> None:
 def load(arm: Arm, context: Context) -> "LoadedModel":
     """Open the model and hold it as the arm's scheme says. Raises ``RuntimeError`` where that cannot be."""
     case = arm.cases[0]
-    for other in arm.cases:
-        _requests(other)
+    for name in filter(lm_eval_tasks.is_one, (other.params["task"] for other in arm.cases)):
+        lm_eval_requests.require(name, case.params["items"], context.scratch_dir)
     network = open_network(case, context)
     parameters = sum(weight.numel() for weight in network.module.parameters())
     found = _calibrated(arm, network, context)

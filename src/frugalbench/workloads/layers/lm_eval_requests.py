@@ -89,6 +89,20 @@ def asked(name: str, items: int) -> Asked:
     return Asked(task, tuple(answers[0].doc for answers in ordered), pairs)
 
 
+def require(name: str, items: int, scratch_dir: Path) -> None:
+    """Raise ``NoPath`` where a task cannot be had here. The library takes half a minute to find that out, so what one
+    worker of a run learns is kept for the others in ``scratch_dir``."""
+    note = scratch_dir / "lm_eval" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.txt"
+    if note.is_file():
+        raise NoPath(note.read_text())
+    try:
+        asked(name, items)
+    except NoPath as missing:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(str(missing))
+        raise
+
+
 def _task(own: str, from_file: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
