@@ -12,7 +12,7 @@ import msgspec
 
 from frugalbench.paths import shipped
 from frugalbench.schema import Frozen, FrugalbenchError
-from frugalbench.specs import plugin
+from frugalbench.specs import lm_eval_tasks, plugin
 from frugalbench.untrusted import MOST_TOML_BYTES, brief, fault, read_toml, shown
 
 
@@ -187,6 +187,7 @@ def runs_code(config: Config) -> list[str]:
     """What ``config`` would execute beside this package, in words; empty for a config that only holds settings."""
     found = [f"code from {place}" for place in plugin.references(config).values()]
     command = config.energy.command
+    found += [f"templates of {shown(name, 300)}" for name in lm_eval_tasks.files(config.workloads)]
     return found + ([f"the command {brief(' '.join(command))} ([energy] command)"] if command else [])
 
 

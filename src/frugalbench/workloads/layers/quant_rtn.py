@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from frugalbench.schema import Artefact
-from frugalbench.workloads.layers.quant_stored import Source, Stored, plain, require_finite
+from frugalbench.workloads.layers.quant_stored import Source, Stored, grouped, plain, require_finite
 
 _TOP = {8: 127, 4: 7}
 
@@ -28,17 +28,12 @@ class RoundToNearest:
         self._held = [self._quantise(require_finite(source(copy))) for copy in range(copies)]
 
     def _quantise(self, weights_NK: np.ndarray) -> tuple[Any, Any, int]:
-        n, k = weights_NK.shape
-        blocks = weights_NK[:, None]
-        if self._bits == 4:
-            blocks = np.pad(weights_NK, ((0, 0), (0, -k % self._group))).reshape(n, -1, self._group)
-        scales = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(_TOP[self._bits])
-        scales = scales.astype(np.float32 if self._bits == 8 else np.float16)
-        wide = scales.astype(np.float32)
-        codes = np.rint(blocks / np.where(wide > 0, wide, np.float32(1)))
-        codes = np.clip(codes, -_TOP[self._bits], _TOP[self._bits]).astype(np.int8)
-        if self._bits == 4:
-            codes = (codes[..., ::2] & 15 | (codes[..., 1::2] & 15) << 4).astype(np.uint8)
+        blocks = grouped(weights_NK, self._group) if self._bits == 4 else weights_NK[:, None]
+        scales = scales_of(blocks, self._bits)
+        codes = codes_of(blocks, scales, self._bits)
+        return self._placed(paired(codes) if self._bits == 4 else codes, scales, weights_NK.shape[1])
+
+    def _placed(self, codes: np.ndarray, scales: np.ndarray, k: int) -> tuple[Any, Any, int]:
         held, steps = (self._torch.from_numpy(np.ascontiguousarray(p)).to(self._device) for p in (codes, scales))
         return held, steps, k
 
@@ -83,6 +78,24 @@ class RoundToNearest:
 
     def close(self) -> None:
         """Nothing outlives the process."""
+
+
+def scales_of(blocks: np.ndarray, bits: int) -> np.ndarray:
+    """(n, groups, group) to (n, groups, 1): what the largest weight of a group needs, in the type that is stored."""
+    scales = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(_TOP[bits])
+    return np.asarray(scales.astype(np.float32 if bits == 8 else np.float16))
+
+
+def codes_of(blocks: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
+    """The nearest code of each weight, int8; scales are broadcast."""
+    wide = scales.astype(np.float32)
+    codes = np.rint(blocks / np.where(wide > 0, wide, np.float32(1)))
+    return np.asarray(np.clip(codes, -_TOP[bits], _TOP[bits]).astype(np.int8))
+
+
+def paired(codes: np.ndarray) -> np.ndarray:
+    """Two 4-bit codes to a byte, the first in the lower half."""
+    return np.asarray((codes[..., ::2] & 15 | (codes[..., 1::2] & 15) << 4).astype(np.uint8))
 
 
 def rtn_groups(codes: np.ndarray, scales: np.ndarray, bits: int) -> Stored:
