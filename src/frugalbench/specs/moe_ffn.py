@@ -9,7 +9,7 @@ Shared experts follow the routed ones in the weights: every token takes them wit
 as active. Weights stream from memory: every arm holds ``copies`` distinct layers that together exceed the last-level
 cache. ``view = "block"`` puts the model's attention before the layer, the same in all arms (``specs/moe_block.py``);
 ``capacity_factor`` bounds what an expert takes of a batch (:func:`frugalbench.specs.routing.kept`). Quantised
-``weights``: ``specs/moe_packed.py``.
+``weights``: ``specs/moe_packed.py``; those of 16 bits: ``specs/moe_sixteen.py``.
 """
 
 from collections.abc import Iterator
@@ -18,9 +18,10 @@ from typing import Any
 from frugalbench.schema import Arm, Case, Comparison, FrugalbenchError, Skipped
 from frugalbench.specs import moe_block as block
 from frugalbench.specs import moe_packed as packed
+from frugalbench.specs import moe_sixteen as sixteen
 from frugalbench.specs import routing
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
-from frugalbench.specs.moe_cost import DENSE, arm_bytes, copies, cost, dense_width
+from frugalbench.specs.moe_cost import DENSE, TWINS, arm_bytes, copies, cost, dense_width
 from frugalbench.specs.moe_inputs import (
     BATCHES,
     dense_weights,
@@ -44,7 +45,7 @@ __all__ = [
 ]  # fmt: skip
 
 WORKLOAD = "moe_ffn"
-NATIVE = ("dense-equal-total-native", "dense-equal-active-native", "moe-native")
+NATIVE = (*(name for name in (*DENSE, *TWINS) if "-native" in name), "moe-native")
 TRANSFORMERS = {
     "moe-transformers": None,
     "moe-transformers-eager": "eager",
@@ -79,7 +80,7 @@ DEFAULTS: dict[str, Any] = {
     "head_dim": 64,
     "view": "layer",
     "context": block.DEFAULT_CONTEXT,
-    "weights": packed.FLOAT32,
+    "weights": sixteen.FLOAT32,
     "capacity_factor": 0.0,
     "routing": routing.ROUTER,
     "variants": list(USUAL),
@@ -148,7 +149,8 @@ def _comparison(
     tokens: dict[str, int], number: int,
 ) -> tuple[Comparison, list[Skipped]]:  # fmt: skip
     arms, skipped = [], []
-    for variant in options["variants"]:
+    variants = options["variants"]
+    for variant in sixteen.with_twins(variants) if sixteen.is_sixteen(layer) else variants:
         held = _held(layer, variant, stream, settings.threads, tokens)
         cases = []
         for regime, count in tokens.items():
@@ -167,6 +169,7 @@ def _held(
     layer: dict[str, Any], variant: str, stream_bytes: int, threads: int, tokens: dict[str, int]
 ) -> dict[str, Any]:
     """The layer with what an arm holds of it: copies, the dense twin's width, cached sequences."""
+    layer = {**layer, "held": sixteen.FLOAT32} if variant.endswith(sixteen.FP32_TWIN) else layer
     held = {**layer, "copies": copies(layer, variant, stream_bytes), "threads": threads}
     if block.is_block(layer):
         most = max((count for regime, count in tokens.items() if regime in block.CACHED), default=0)
@@ -186,6 +189,8 @@ def _why_not(case: Case, device: str, machine: MachineView) -> str:
     if variant in NATIVE and device != "cpu":
         return "the own kernel runs on the CPU"
     if packed.is_packed(case.params) and (reason := packed.why_not(variant in NATIVE, case.regime)):
+        return reason
+    if sixteen.is_sixteen(case.params) and (reason := sixteen.why_not(variant, case.regime)):
         return reason
     if TRANSFORMERS.get(variant) == "batched_mm" and case.params["tokens"] > _MOST_BATCHED_TOKENS:
         return f"batched_mm copies expert weights for every token; more than {_MOST_BATCHED_TOKENS} tokens are left out"
@@ -214,6 +219,8 @@ def _case(settings: Settings, variant: str, label: str, regime: str, params: dic
     if packed.is_packed(params):
         tolerance, allowed = packed.tolerances(params)
         params, arithmetic = {**params, "format_tolerance": allowed}, "int8_op_per_s"
+    elif sixteen.held(params) != sixteen.FLOAT32:
+        tolerance, arithmetic = sixteen.tolerance(params), sixteen.peak(params, variant in NATIVE)
     return Case(
         id=f"{WORKLOAD}/{label}/{variant}/{regime}-{params['tokens']}/{backend}/{settings.device}",
         workload=WORKLOAD,
@@ -222,7 +229,7 @@ def _case(settings: Settings, variant: str, label: str, regime: str, params: dic
         regime=regime,
         backend=backend,
         device=settings.device,
-        dtype=params.get("weights", packed.FLOAT32),
+        dtype=params["weights"] if packed.is_packed(params) else sixteen.held(params),
         params=params,
         cost=cost(params, variant, regime),
         tolerance=tolerance,

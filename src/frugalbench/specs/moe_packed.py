@@ -10,9 +10,9 @@ from typing import Any
 
 from frugalbench.schema import FrugalbenchError
 from frugalbench.specs.base import Settings, choose
+from frugalbench.specs.moe_sixteen import FLOAT32, SIXTEEN
 from frugalbench.specs.quant_formats import stored_bytes
 
-FLOAT32 = "float32"
 BITS = {"int8": 8, "int4": 4}
 _TIE = 0.35
 """A hidden value on a rounding tie comes out a step apart: range of its block / 127 times a weight of 1.7 / sqrt(F)."""
@@ -21,8 +21,8 @@ _FORMAT_TOLERANCE = {"int8": 0.06, "int4": 0.2}
 
 
 def is_packed(params: dict[str, Any]) -> bool:
-    """Whether the layer's weights are quantised."""
-    return "weights" in params
+    """Whether the layer's weights are quantised to integers."""
+    return params.get("weights") in BITS
 
 
 def bits(params: dict[str, Any]) -> int:
@@ -32,7 +32,7 @@ def bits(params: dict[str, Any]) -> int:
 
 def check(settings: Settings, options: dict[str, Any]) -> None:
     """Raise :class:`FrugalbenchError` for weights that no arm has."""
-    choose(settings, "weights", options["weights"], (FLOAT32, *BITS))
+    choose(settings, "weights", options["weights"], (FLOAT32, *SIXTEEN, *BITS))
     if options["view"] == "block":
         raise FrugalbenchError(
             f"{settings.where}: 'weights' {options['weights']} are those of the layer view; leave out view = 'block'"
