@@ -13,12 +13,13 @@ from frugalbench.specs.moe_sixteen import FP32_TWIN, value_bytes, with_twins
 DENSE = ("dense-equal-total", "dense-equal-active", "dense-equal-total-native", "dense-equal-active-native")
 TWINS = tuple(name for name in with_twins([*DENSE]) if name.endswith(FP32_TWIN))
 """Float32 twins of dense layers of 16 bits; they come with these, unasked."""
+LLAMA = ("dense-equal-total-llama", "dense-equal-active-llama", "moe-llama")
 _BYTES = 4
 
 
 def dense_width(layer: dict[str, Any], variant: str) -> int:
     """Width of the dense twin: all experts side by side, or the active ones, shared ones included; 0 for MoE arms."""
-    if variant not in (*DENSE, *TWINS):
+    if variant not in (*DENSE, *TWINS, *LLAMA[:2]):
         return 0
     routed = layer["experts"] if "equal-total" in variant else layer["top_k"]
     return int((routed + layer["n_shared"]) * layer["d_expert"])
@@ -41,7 +42,9 @@ def parameters(layer: dict[str, Any], variant: str) -> int:
 def weight_bytes(layer: dict[str, Any], variant: str) -> int:
     """Stored bytes of one layer, or block."""
     if not packed.is_packed(layer):
-        return value_bytes(layer) * parameters(layer, variant)
+        wide_router = packed.is_ggml(layer) and not dense_width(layer, variant)
+        more_bytes = (_BYTES - value_bytes(layer)) * layer["d_model"] * layer["experts"] if wide_router else 0
+        return value_bytes(layer) * parameters(layer, variant) + more_bytes
     if width := dense_width(layer, variant):
         return packed.expert_bytes(layer, width)
     experts = (layer["experts"] + layer["n_shared"]) * packed.expert_bytes(layer, layer["d_expert"])

@@ -21,7 +21,7 @@ from frugalbench.specs import moe_packed as packed
 from frugalbench.specs import moe_sixteen as sixteen
 from frugalbench.specs import routing
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
-from frugalbench.specs.moe_cost import DENSE, TWINS, arm_bytes, copies, cost, dense_width
+from frugalbench.specs.moe_cost import DENSE, LLAMA, TWINS, arm_bytes, copies, cost, dense_width
 from frugalbench.specs.moe_inputs import (
     BATCHES,
     dense_weights,
@@ -39,7 +39,7 @@ from frugalbench.specs.moe_inputs import (
 from frugalbench.specs.moe_shape import label_of, layer_of, layer_params
 
 __all__ = [
-    "BATCHES", "DENSE", "MOE", "NATIVE", "REGIMES", "TRANSFORMERS", "USUAL", "VARIANTS", "WORKLOAD", "cost",
+    "BATCHES", "DENSE", "LLAMA", "MOE", "NATIVE", "REGIMES", "TRANSFORMERS", "USUAL", "VARIANTS", "WORKLOAD", "cost",
     "dense_weights", "dense_width", "expand", "expert_weights", "experts_hit", "generator", "layer_params", "probe",
     "rotation", "router_weights", "token_batches", "uniform", "upstream",
 ]  # fmt: skip
@@ -54,7 +54,7 @@ TRANSFORMERS = {
 }
 """Variant to the experts implementation that it asks of transformers; ``None`` leaves the choice to transformers."""
 MOE = (*TRANSFORMERS, "moe-loop", "moe-grouped", "moe-sorted", "moe-compiled", "moe-native", "moe-triton")
-VARIANTS = (*DENSE, *MOE)
+VARIANTS = (*DENSE, *MOE, *LLAMA)
 USUAL = (*DENSE, "moe-transformers", "moe-sorted", "moe-native")
 REGIMES = ("decode", "batch", "prefill", "training")
 
@@ -170,6 +170,7 @@ def _held(
 ) -> dict[str, Any]:
     """The layer with what an arm holds of it: copies, the dense twin's width, cached sequences."""
     layer = {**layer, "held": sixteen.FLOAT32} if variant.endswith(sixteen.FP32_TWIN) else layer
+    layer = {**layer, "layout": packed.GGML} if variant in LLAMA else layer
     held = {**layer, "copies": copies(layer, variant, stream_bytes), "threads": threads}
     if block.is_block(layer):
         most = max((count for regime, count in tokens.items() if regime in block.CACHED), default=0)
@@ -188,13 +189,25 @@ def _why_not(case: Case, device: str, machine: MachineView) -> str:
         return f"{variant} is measured forward only"
     if variant in NATIVE and device != "cpu":
         return "the own kernel runs on the CPU"
-    if packed.is_packed(case.params) and (reason := packed.why_not(variant in NATIVE, case.regime)):
+    if variant in LLAMA and (reason := _why_no_llama(case, device, machine)):
+        return reason
+    if packed.is_packed(case.params) and (reason := packed.why_not(variant in (*NATIVE, *LLAMA), case.regime)):
         return reason
     if sixteen.is_sixteen(case.params) and (reason := sixteen.why_not(variant, case.regime)):
         return reason
     if TRANSFORMERS.get(variant) == "batched_mm" and case.params["tokens"] > _MOST_BATCHED_TOKENS:
         return f"batched_mm copies expert weights for every token; more than {_MOST_BATCHED_TOKENS} tokens are left out"
     return _why_no_capacity(variant) if has_capacity(case.params) else ""
+
+
+def _why_no_llama(case: Case, device: str, machine: MachineView) -> str:
+    if not machine.installed("llama-cpp-python"):
+        return "llama-cpp-python is not installed: pip install 'frugalbench[llama]'"
+    if device != "cpu" or block.is_block(case.params) or case.regime == "training":
+        return "llama.cpp's experts are measured on the CPU, as a layer, forward only"
+    if has_capacity(case.params) and case.variant == "moe-llama":
+        return "the experts of llama.cpp know no capacity: they drop nothing"
+    return packed.why_not_ggml(case.params)
 
 
 def _why_no_capacity(variant: str) -> str:
@@ -213,6 +226,7 @@ def _arm(variant: str, label: str, layer: dict[str, Any], cases: tuple[Case, ...
 
 def _case(settings: Settings, variant: str, label: str, regime: str, params: dict[str, Any]) -> Case:
     backend = "native" if variant in NATIVE else "triton" if variant == "moe-triton" else "torch"
+    backend = "llama.cpp" if variant in LLAMA else backend
     if not params["d_ff"]:
         params = {**params, **_trace(settings, params, regime)}
     tolerance, arithmetic = _TOLERANCE, "fp32_flop_per_s"

@@ -51,8 +51,9 @@ def why_not(variant: str, regime: str) -> str:
 
 
 def with_twins(variants: list[str]) -> list[str]:
-    """The variants, each dense one followed by its float32 twin."""
-    return [name for one in variants for name in ((one, one + FP32_TWIN) if one.startswith("dense") else (one,))]
+    """The variants, each dense one but llama.cpp's followed by its float32 twin."""
+    twinned = {one for one in variants if one.startswith("dense") and not one.endswith("-llama")}
+    return [name for one in variants for name in ((one, one + FP32_TWIN) if one in twinned else (one,))]
 
 
 def rounded(values: np.ndarray, params: dict[str, Any]) -> np.ndarray:

@@ -193,6 +193,8 @@ def _layer(variant: str, params: dict[str, Any], context: Context, copy: int) ->
 
 
 def _feed_forward(variant: str, params: dict[str, Any], context: Context, copy: int) -> Any:
+    if variant in spec.LLAMA:
+        return _llama(params, context, copy)
     if params["d_ff"]:
         weights = _tensors(spec.dense_weights(context.seed, params, copy), context, _held(params))
         if moe_packed.is_packed(params):
@@ -229,6 +231,20 @@ def _native() -> Any:
     return native_ffn
 
 
+def _llama(params: dict[str, Any], context: Context, copy: int) -> Any:
+    """Experts or a dense layer in llama.cpp's library."""
+    from frugalbench.workloads.layers import llama_ffn
+
+    def source() -> Arrays:
+        if params["d_ff"]:
+            return spec.dense_weights(context.seed, params, copy)
+        router = {"router": moe_block.router(context.seed, params, copy)}
+        return spec.expert_weights(context.seed, params, copy) | router
+
+    made = llama_ffn.LlamaDense if params["d_ff"] else llama_ffn.LlamaMoe
+    return made(source, params, context.threads)
+
+
 def _packed() -> Any:
     """The same with quantised weights."""
     from frugalbench.workloads.layers import packed_ffn
@@ -252,7 +268,8 @@ def _held(params: dict[str, Any]) -> torch.dtype:
 def _tokens(case: Case, context: Context) -> torch.Tensor:
     """Batches x T x D."""
     drawn = spec.token_batches(context.seed, case.params, case.regime)
-    return torch.from_numpy(drawn).to(context.device, _held(case.params))
+    kept = torch.float32 if case.variant in spec.LLAMA else _held(case.params)
+    return torch.from_numpy(drawn).to(context.device, kept)
 
 
 def _tensors(arrays: Arrays, context: Context, held: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
