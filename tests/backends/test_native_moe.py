@@ -79,6 +79,57 @@ def test_backward_is_the_gradient_of_the_definition(isa, size):
         assert error(gradient, leaf.grad) < 5e-5
 
 
+STEP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+"""Unit roundoff."""
+
+
+def sixteen(tensors, kind):
+    """Tokens and expert weights in ``kind``, mixing weights as they are."""
+    x, chosen, weight, gate_up, down = tensors
+    return [x.to(kind), chosen, weight, gate_up.to(kind), down.to(kind)]
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("kind", STEP)
+@settings(max_examples=15, deadline=None)
+@given(size=sizes, scale=st.sampled_from([1.0, 2.0**-18]))
+def test_sixteen_bits_are_the_definition_rounded_once(isa, kind, size, scale):
+    """Subnormal weights of float16 too; the answer is the exact one to the last rounding, but for ties."""
+    x, chosen, weight, gate_up, down = drawn(*size)
+    tensors = sixteen([x, chosen, weight, gate_up * scale, down * 4], kind)
+    found, _ = native_moe.kernel(isa).forward(*tensors)
+    exact = mixture(*double(tensors))
+    assert found.dtype is kind
+    off = (found.double() - exact).abs()
+    smallest = 2.0**-25 if kind is torch.float16 else 0.0  # half a step of a subnormal float16
+    assert bool((off <= 1.01 * STEP[kind] * exact.abs() + smallest + 2e-5 * exact.pow(2).mean().sqrt()).all())
+
+
+def test_a_whole_layer_of_sixteen_bits_routes_and_computes_as_its_parts():
+    for kind in STEP:
+        x, _, _, gate_up, down = sixteen(drawn(21, 70, 40, 7, 2), kind)
+        router = (torch.randn(6, 70) / 70**0.5).to(kind)
+        kernel = native_moe.kernel()
+        expert, weight = kernel.route(x.float(), router.float(), 2, "sigmoid")
+        shared = torch.full((21, 1), 6, dtype=torch.int32), torch.ones(21, 1)
+        parts = torch.cat([expert, shared[0]], 1), torch.cat([weight, shared[1]], 1)
+        wanted, _ = kernel.forward(x, *parts, gate_up, down)
+        assert torch.equal(kernel.layer(router, gate_up, down, 2, "sigmoid")(x), wanted)
+
+
+@pytest.mark.parametrize("kind", STEP)
+@pytest.mark.parametrize(("T", "K"), [(1, 1), (5, 2), (300, 1)])
+def test_any_number_of_threads_gives_the_same_sixteen_bits(kind, T, K):
+    tensors, threads, answers = sixteen(drawn(T, 130, 96, 6, K), kind), torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            answers.append(native_moe.kernel().forward(*tensors)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(answers[0], other) for other in answers[1:])
+
+
 @pytest.mark.parametrize(("T", "K"), [(1, 1), (4, 2), (5, 1), (16, 2), (33, 4), (300, 1)])
 def test_any_number_of_threads_gives_the_same_bits(T, K):
     tensors = drawn(T, 130, 96, 6, K)
@@ -136,6 +187,10 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
         kernel.forward(x.double(), chosen, weight, gate_up, down)
     with pytest.raises(RuntimeError, match="contiguous float32"):
         kernel.forward(torch.randn(32, 5).T, chosen, weight, gate_up, down)
+    with pytest.raises(RuntimeError, match="all of one format"):
+        kernel.forward(x.half(), chosen, weight, gate_up, down.half())
+    with pytest.raises(RuntimeError, match="float32 only"):
+        kernel.forward(*sixteen([x, chosen, weight, gate_up, down], torch.float16), keep=True)
     with pytest.raises(RuntimeError, match="no more experts per token"):
         kernel.route(x, torch.randn(4, 32), 5)
 

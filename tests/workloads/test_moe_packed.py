@@ -74,7 +74,7 @@ def test_paper_saving_is_that_of_the_same_layer_in_floating_point():
 def test_what_has_no_quantised_path_is_skipped_or_refused_in_one_line():
     made = expanded(weights="int8", variants=["moe-sorted", "moe-native"], regimes=["decode", "training"])
     reasons = {(skip.case.variant, skip.case.regime): skip.reason for skip in made.skipped}
-    assert "own kernel only" in reasons["moe-sorted", "decode"]
+    assert "llama.cpp only" in reasons["moe-sorted", "decode"]
     assert "forward only" in reasons["moe-native", "training"]
     with pytest.raises(FrugalbenchError, match="layer view"):
         expanded(weights="int4", view="block")

@@ -12,11 +12,15 @@
 
 namespace {
 
+// Weight: float, or one of 16 bits. Then `narrow_y` is what y is rounded to, column by column, once it is complete.
+template <typename Weight>
 struct Forward {
     Shape s;
     int threads;
-    const float *x, *weight, *gate_up, *down;
+    const float *x, *weight;
+    const Weight *gate_up, *down;
     float *y, *saved;  // saved: copies x 2·width in sorted order, or null
+    Weight* narrow_y;
     Order order;
     float *packed, *hidden, *scratch;
 
@@ -55,7 +59,7 @@ struct Forward {
     }
 
     // Rows of weights times one panel. `fresh`: these weights come from memory.
-    static void multiply(int64_t lanes, bool fresh, int64_t rows, int64_t depth, const float* b, int64_t bn,
+    static void multiply(int64_t lanes, bool fresh, int64_t rows, int64_t depth, const Weight* b, int64_t bn,
                          const float* v, float* c, bool add) {
         const auto run = [&](auto vectors, auto half) {
             constexpr int W = decltype(vectors)::value;
@@ -73,13 +77,13 @@ struct Forward {
 
     // Hidden values f0..f1 of one expert.
     void expand(const Segment& g, int64_t f0, int64_t f1) const {
-        const float* gate = gate_up + g.expert * 2 * s.width * s.model;
-        const float* up = gate + s.width * s.model;
+        const Weight* gate = gate_up + g.expert * 2 * s.width * s.model;
+        const Weight* up = gate + s.width * s.model;
         if (g.rows) expand_rows(g, f0, f1, gate, up);
         else expand_panels(g, f0, f1, gate, up);
     }
 
-    void expand_panels(const Segment& g, int64_t f0, int64_t f1, const float* gate, const float* up) const {
+    void expand_panels(const Segment& g, int64_t f0, int64_t f1, const Weight* gate, const Weight* up) const {
         const int64_t rows = f1 - f0, count = panel_count(g), size = 2 * BLOCK * WIDE;
         const bool lone = count == 1;
         const int64_t depth = lone ? s.model : DEPTH;
@@ -123,7 +127,7 @@ struct Forward {
         }
     }
 
-    void expand_rows(const Segment& g, int64_t f0, int64_t f1, const float* gate, const float* up) const {
+    void expand_rows(const Segment& g, int64_t f0, int64_t f1, const Weight* gate, const Weight* up) const {
         const float* tokens[DOT_TOKENS];
         for (int64_t i = 0; i < g.count; ++i) tokens[i] = x + token(g.first + i) * s.model;
         switch (g.count) {
@@ -135,14 +139,14 @@ struct Forward {
     }
 
     template <int M>
-    void expand_dots(const Segment& g, int64_t f0, int64_t f1, const float* gate, const float* up,
+    void expand_dots(const Segment& g, int64_t f0, int64_t f1, const Weight* gate, const Weight* up,
                      const float* const* tokens) const {
         constexpr int PAIR = M <= 2 || LANES == 16 ? 2 : 1;
         float* sums = own_scratch();  // gates of all rows, then ups; M of each row
         const int64_t rows = f1 - f0, part = rows / PAIR;
         const auto run = [&](auto pairs, int64_t row, int64_t apart) {
             constexpr int N = decltype(pairs)::value;
-            const float* w[2 * N];
+            const Weight* w[2 * N];
             for (int n = 0; n < N; ++n) {
                 w[n] = gate + (f0 + row + n * apart) * s.model;
                 w[N + n] = up + (f0 + row + n * apart) * s.model;
@@ -182,13 +186,18 @@ struct Forward {
         for (int64_t t = 0; t < s.tokens; ++t) std::fill(y + t * s.model + d0, y + t * s.model + d1, 0.0f);
         for (int64_t i = 0; i < order.hit; ++i) {
             const Segment& g = order.segments[i];
-            const float* rows = down + (g.expert * s.model + d0) * s.width;
+            const Weight* rows = down + (g.expert * s.model + d0) * s.width;
             if (g.rows) reduce_rows(g, d0, d1, rows);
             else reduce_panels(g, d0, d1, rows);
         }
+        if constexpr (NARROW<Weight>)
+            for (int64_t t = 0; t < s.tokens; ++t) {
+                const int64_t at = t * s.model + d0;
+                narrow_all(y + at, narrow_y + at, d1 - d0);
+            }
     }
 
-    void reduce_panels(const Segment& g, int64_t d0, int64_t d1, const float* weights) const {
+    void reduce_panels(const Segment& g, int64_t d0, int64_t d1, const Weight* weights) const {
         const int64_t rows = d1 - d0, count = panel_count(g);
         const bool lone = count == 1;
         const int64_t depth = lone ? s.width : DEPTH;
@@ -204,7 +213,7 @@ struct Forward {
         });
     }
 
-    void reduce_rows(const Segment& g, int64_t d0, int64_t d1, const float* weights) const {
+    void reduce_rows(const Segment& g, int64_t d0, int64_t d1, const Weight* weights) const {
         const float* tokens[DOT_TOKENS];
         for (int64_t i = 0; i < g.count; ++i) tokens[i] = hidden + (g.slot + i) * s.width;
         switch (g.count) {
@@ -216,14 +225,14 @@ struct Forward {
     }
 
     template <int M>
-    void reduce_dots(const Segment& g, int64_t d0, int64_t d1, const float* weights, const float* const* tokens) const {
+    void reduce_dots(const Segment& g, int64_t d0, int64_t d1, const Weight* weights, const float* const* tokens) const {
         constexpr int RN = M <= 2 || LANES == 16 ? 4 : 2;
         float* to[M];
         for (int m = 0; m < M; ++m) to[m] = y + token(g.first + m) * s.model;
         const int64_t part = (d1 - d0) / RN;
         const auto run = [&](auto number, int64_t d, int64_t apart) {
             constexpr int N = decltype(number)::value;
-            const float* w[N];
+            const Weight* w[N];
             for (int n = 0; n < N; ++n) w[n] = weights + (d - d0 + n * apart) * s.width;
             float out[N * M];
             dots<N, M>(s.width, w, tokens, out);
@@ -254,12 +263,13 @@ struct Forward {
     }
 };
 
-int64_t carve_forward(Forward& f, Carver carver, char* begin) {
+template <typename Weight>
+int64_t carve_forward(Forward<Weight>& f, Carver carver, char* begin) {
     f.order = carve_order(carver, f.s);
     const int64_t slots = f.s.copies() + std::min(f.s.experts, f.s.copies()) * (WIDE - 1);
     f.packed = carver.take<float>(slots * f.s.model);
     f.hidden = carver.take<float>(slots * f.s.width);
-    f.scratch = carver.take<float>(f.threads * Forward::scratch_size());
+    f.scratch = carver.take<float>(f.threads * Forward<Weight>::scratch_size());
     return carver.at - begin;
 }
 

@@ -16,11 +16,14 @@ namespace {
 // Logits of all tokens, the chosen experts (largest first, the lower number on a tie) and their mixing weights, then
 // the shared experts with weight 1. gate 0: softmax over all experts; 1: sigmoid of each. bias (or null) joins the
 // choice, not the weight.
+template <typename Weight>
 struct Router {
     int64_t tokens, model, experts, chosen, shared;
     int gate, normalise;
     float scale;
-    const float *x, *router, *bias;
+    const float* x;
+    const Weight* router;
+    const float* bias;
     int32_t* expert;
     float *weight, *scores;
 
@@ -35,7 +38,7 @@ struct Router {
         const auto some = [&](auto number) {
             constexpr int N = decltype(number)::value;
             for (; e + N <= e1; e += N) {
-                const float* w[N];
+                const Weight* w[N];
                 for (int n = 0; n < N; ++n) w[n] = router + (e + n) * model;
                 float out[N * 2];
                 dots<N, 2>(model, w, at, out);

@@ -18,6 +18,8 @@ from frugalbench.native_build import Built
 
 SOURCE = "cpu/moe.cpp"
 GATES = {"softmax": 0, "sigmoid": 1}
+SIXTEEN = {torch.float16: 0, torch.bfloat16: 1}
+"""Formats of 16 bits, with the kernel's number."""
 
 
 def built(isa: str | None = None) -> Built:
@@ -34,6 +36,8 @@ def kernel(isa: str | None = None) -> "Kernel":
 class Kernel:
     """The C functions on contiguous CPU tensors: float32, and int32 for the numbers of experts.
 
+    :meth:`forward` and :meth:`layer` also take tokens and weights in one format of 16 bits (mixing weights stay
+    float32); they multiply and add in float32 and round y once.
     A call computes on the threads of torch's own OpenMP pool, as many as ``torch.get_num_threads()`` says.
     All methods raise ``RuntimeError`` with one sentence when the kernel refuses.
     """
@@ -53,6 +57,11 @@ class Kernel:
         library.fb_moe_layer_workspace.argtypes = [ctypes.c_int, *[ctypes.c_int64] * 6]
         layer: list[Any] = [ctypes.c_int, *[ctypes.c_int64] * 6, ctypes.c_int, ctypes.c_int, ctypes.c_float]
         library.fb_moe_layer.argtypes = [*layer, *[ctypes.c_void_p] * 7, ctypes.c_int64]
+        library.fb_moe_workspace_16.restype = library.fb_moe_layer_workspace_16.restype = ctypes.c_int64
+        library.fb_moe_workspace_16.argtypes = sizes
+        library.fb_moe_layer_workspace_16.argtypes = library.fb_moe_layer_workspace.argtypes
+        library.fb_moe_forward_16.argtypes = [ctypes.c_int, *sizes, *[ctypes.c_void_p] * 7, ctypes.c_int64]
+        library.fb_moe_layer_16.argtypes = [ctypes.c_int, *library.fb_moe_layer.argtypes]
         self._library = library
         self.path: str = library.fb_moe_path().decode()
         self.parallel = bool(library.fb_moe_parallel())
@@ -84,7 +93,10 @@ class Kernel:
         takes them with weight 1. The weights must stay where they are."""
         E, D = router_ED.shape
         held, two_F, _ = gate_up.shape
-        native_torch.contiguous(router_ED, gate_up, down)
+        kind = native_torch.alike(router_ED, gate_up, down)
+        sixteen, suffix = ((SIXTEEN[kind],), "_16") if kind in SIXTEEN else ((), "")
+        compute = getattr(self._library, f"fb_moe_layer{suffix}")
+        size_of = getattr(self._library, f"fb_moe_layer_workspace{suffix}")
         if gate_up.shape != (held, two_F, D) or down.shape != (held, D, two_F // 2):
             raise RuntimeError(
                 f"shapes do not fit: {tuple(router_ED.shape)}, {tuple(gate_up.shape)}, {tuple(down.shape)}"
@@ -95,18 +107,18 @@ class Kernel:
         spaces: dict[tuple[int, int], tuple[int, int]] = {}
 
         def call(x_TD: torch.Tensor) -> torch.Tensor:
-            if x_TD.dtype is not torch.float32 or not x_TD.is_contiguous():
-                native_torch.contiguous(x_TD)
+            if x_TD.dtype is not kind or not x_TD.is_contiguous():
+                native_torch.alike(router_ED, x_TD)
             y_TD = torch.empty_like(x_TD)
             threads, tokens = torch.get_num_threads(), len(x_TD)
             sizes = (threads, tokens, D, two_F // 2, *rest)
             if (threads, tokens) not in spaces:
-                size_bytes = native_torch.known("fb_moe_layer_workspace", self._library.fb_moe_layer_workspace(*sizes))
+                size_bytes = native_torch.known("fb_moe_layer_workspace", size_of(*sizes))
                 spaces[threads, tokens] = (size_bytes, -(-size_bytes // 4))
             size_bytes, values = spaces[threads, tokens]
             space = native_torch.space("workspace", values)
-            status = self._library.fb_moe_layer(
-                *sizes, *settings, x_TD.data_ptr(), *pointers, y_TD.data_ptr(), space.data_ptr(), size_bytes
+            status = compute(
+                *sixteen, *sizes, *settings, x_TD.data_ptr(), *pointers, y_TD.data_ptr(), space.data_ptr(), size_bytes
             )
             if status:
                 native_torch.check("fb_moe_layer", status)
@@ -131,6 +143,11 @@ class Kernel:
         """
         sizes = self._sizes(x_TD, expert_TK, weight_TK, gate_up, down)
         y_TD = torch.empty_like(x_TD)
+        if x_TD.dtype in SIXTEEN:
+            if keep:
+                raise RuntimeError("the kernel differentiates float32 only")
+            self._forward_16(sizes, x_TD, expert_TK, weight_TK, gate_up, down, y_TD)
+            return y_TD, x_TD.new_empty((0,))
         saved = x_TD.new_empty((sizes[1] * sizes[5], 2 * sizes[3]) if keep else (0,))
         space = self._workspace(sizes)
         status = self._library.fb_moe_forward(
@@ -140,13 +157,21 @@ class Kernel:
         native_torch.check("fb_moe_forward", status)
         return y_TD, saved
 
+    def _forward_16(self, sizes: tuple[int, ...], *arrays: torch.Tensor) -> None:
+        size_bytes = native_torch.known("fb_moe_workspace_16", self._library.fb_moe_workspace_16(*sizes))
+        space = native_torch.space("workspace", -(-size_bytes // 4))
+        pointers = (item.data_ptr() for item in arrays)
+        kind = SIXTEEN[arrays[0].dtype]
+        status = self._library.fb_moe_forward_16(kind, *sizes, *pointers, space.data_ptr(), 4 * space.numel())
+        native_torch.check("fb_moe_forward_16", status)
+
     def backward(
         self, grad_TD: torch.Tensor, x_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor,
         gate_up: torch.Tensor, down: torch.Tensor, saved: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
         """Gradients of x, of the mixing weights, of ``gate_up`` and of ``down``."""
         sizes = self._sizes(x_TD, expert_TK, weight_TK, gate_up, down)
-        native_torch.contiguous(grad_TD, saved)
+        native_torch.contiguous(x_TD, gate_up, down, grad_TD, saved)
         grads = tuple(torch.empty_like(item) for item in (x_TD, weight_TK, gate_up, down))
         space = self._workspace(sizes)
         inputs = (x_TD, expert_TK, weight_TK, gate_up, down, saved, grad_TD, *grads, space)
@@ -163,7 +188,8 @@ class Kernel:
         found = (tuple(weight_TK.shape), tuple(gate_up.shape), tuple(down.shape))
         if expected != found or expert_TK.dtype is not torch.int32 or len(expert_TK) != T:
             raise RuntimeError(f"shapes do not fit: mixing weights, gate_up and down are {found}, not {expected}")
-        native_torch.contiguous(x_TD, weight_TK, gate_up, down)
+        native_torch.contiguous(weight_TK)
+        native_torch.alike(x_TD, gate_up, down)
         return torch.get_num_threads(), T, D, two_F // 2, E, expert_TK.shape[1]
 
     def _workspace(self, sizes: tuple[int, ...]) -> torch.Tensor:

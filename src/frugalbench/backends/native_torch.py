@@ -64,6 +64,21 @@ def contiguous(*tensors: torch.Tensor) -> None:
             )
 
 
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def alike(*tensors: torch.Tensor) -> torch.dtype:
+    """The one floating format of all; raises ``RuntimeError`` unless they are contiguous and on the CPU."""
+    kind = tensors[0].dtype
+    for tensor in tensors:
+        if kind not in _FLOATS or tensor.dtype is not kind or not tensor.is_contiguous() or tensor.device.type != "cpu":
+            raise RuntimeError(
+                f"the kernel takes contiguous float32 tensors on the CPU, or all of one format of 16 bits, not "
+                f"{tensor.dtype} on {tensor.device}"
+            )
+    return kind
+
+
 def known(name: str, found: int) -> int:
     """A size, which is negative where it is a status."""
     check(name, min(found, 0))

@@ -8,14 +8,18 @@ from frugalbench.specs import accounting
 from frugalbench.specs import moe_block as block
 from frugalbench.specs import moe_inputs as inputs
 from frugalbench.specs import moe_packed as packed
+from frugalbench.specs.moe_sixteen import FP32_TWIN, value_bytes, with_twins
 
 DENSE = ("dense-equal-total", "dense-equal-active", "dense-equal-total-native", "dense-equal-active-native")
+TWINS = tuple(name for name in with_twins([*DENSE]) if name.endswith(FP32_TWIN))
+"""Float32 twins of dense layers of 16 bits; they come with these, unasked."""
+LLAMA = ("dense-equal-total-llama", "dense-equal-active-llama", "moe-llama")
 _BYTES = 4
 
 
 def dense_width(layer: dict[str, Any], variant: str) -> int:
     """Width of the dense twin: all experts side by side, or the active ones, shared ones included; 0 for MoE arms."""
-    if variant not in DENSE:
+    if variant not in (*DENSE, *TWINS, *LLAMA[:2]):
         return 0
     routed = layer["experts"] if "equal-total" in variant else layer["top_k"]
     return int((routed + layer["n_shared"]) * layer["d_expert"])
@@ -38,7 +42,9 @@ def parameters(layer: dict[str, Any], variant: str) -> int:
 def weight_bytes(layer: dict[str, Any], variant: str) -> int:
     """Stored bytes of one layer, or block."""
     if not packed.is_packed(layer):
-        return _BYTES * parameters(layer, variant)
+        wide_router = packed.is_ggml(layer) and not dense_width(layer, variant)
+        more_bytes = (_BYTES - value_bytes(layer)) * layer["d_model"] * layer["experts"] if wide_router else 0
+        return value_bytes(layer) * parameters(layer, variant) + more_bytes
     if width := dense_width(layer, variant):
         return packed.expert_bytes(layer, width)
     experts = (layer["experts"] + layer["n_shared"]) * packed.expert_bytes(layer, layer["d_expert"])
@@ -89,8 +95,9 @@ def _dense(params: dict[str, Any], variant: str) -> tuple[float, int, float]:
     """FLOP, active parameters and least bytes of a dense FFN's forward call."""
     tokens, D, width = params["tokens"], params["d_model"], dense_width(params, variant)
     held = accounting.swiglu_ffn_parameters(D, width)
-    stored = packed.expert_bytes(params, width) if packed.is_packed(params) else _BYTES * held
-    traffic = accounting.linear_traffic_bytes(tokens, D, D, stored)
+    value = value_bytes(params)
+    stored = packed.expert_bytes(params, width) if packed.is_packed(params) else value * held
+    traffic = accounting.linear_traffic_bytes(tokens, D, D, stored, value)
     return accounting.swiglu_ffn_flop(tokens, D, width), held, traffic
 
 
@@ -101,6 +108,7 @@ def _mixture(params: dict[str, Any]) -> tuple[float, int, float]:
     kept = params["kept_choices"] if inputs.has_capacity(params) else tokens * params["top_k"]
     flop = accounting.router_flop(tokens, D, E) + 2 * (kept + tokens * shared) * one
     active = accounting.moe_ffn_active_parameters(D, F, E, params["top_k"]) + shared * one
-    each = packed.expert_bytes(params, F) if packed.is_packed(params) else _BYTES * one
+    value = value_bytes(params)
+    each = packed.expert_bytes(params, F) if packed.is_packed(params) else value * one
     read = (params["experts_hit"] + shared) * each
-    return flop, active, read + _BYTES * (D * E + 2 * tokens * D)
+    return flop, active, read + value * (D * E + 2 * tokens * D)

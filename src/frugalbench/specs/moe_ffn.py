@@ -9,7 +9,7 @@ Shared experts follow the routed ones in the weights: every token takes them wit
 as active. Weights stream from memory: every arm holds ``copies`` distinct layers that together exceed the last-level
 cache. ``view = "block"`` puts the model's attention before the layer, the same in all arms (``specs/moe_block.py``);
 ``capacity_factor`` bounds what an expert takes of a batch (:func:`frugalbench.specs.routing.kept`). Quantised
-``weights``: ``specs/moe_packed.py``.
+``weights``: ``specs/moe_packed.py``; those of 16 bits: ``specs/moe_sixteen.py``.
 """
 
 from collections.abc import Iterator
@@ -18,9 +18,10 @@ from typing import Any
 from frugalbench.schema import Arm, Case, Comparison, FrugalbenchError, Skipped
 from frugalbench.specs import moe_block as block
 from frugalbench.specs import moe_packed as packed
+from frugalbench.specs import moe_sixteen as sixteen
 from frugalbench.specs import routing
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
-from frugalbench.specs.moe_cost import DENSE, arm_bytes, copies, cost, dense_width
+from frugalbench.specs.moe_cost import DENSE, LLAMA, TWINS, arm_bytes, copies, cost, dense_width
 from frugalbench.specs.moe_inputs import (
     BATCHES,
     dense_weights,
@@ -38,13 +39,13 @@ from frugalbench.specs.moe_inputs import (
 from frugalbench.specs.moe_shape import label_of, layer_of, layer_params
 
 __all__ = [
-    "BATCHES", "DENSE", "MOE", "NATIVE", "REGIMES", "TRANSFORMERS", "USUAL", "VARIANTS", "WORKLOAD", "cost",
+    "BATCHES", "DENSE", "LLAMA", "MOE", "NATIVE", "REGIMES", "TRANSFORMERS", "USUAL", "VARIANTS", "WORKLOAD", "cost",
     "dense_weights", "dense_width", "expand", "expert_weights", "experts_hit", "generator", "layer_params", "probe",
     "rotation", "router_weights", "token_batches", "uniform", "upstream",
 ]  # fmt: skip
 
 WORKLOAD = "moe_ffn"
-NATIVE = ("dense-equal-total-native", "dense-equal-active-native", "moe-native")
+NATIVE = (*(name for name in (*DENSE, *TWINS) if "-native" in name), "moe-native")
 TRANSFORMERS = {
     "moe-transformers": None,
     "moe-transformers-eager": "eager",
@@ -53,7 +54,7 @@ TRANSFORMERS = {
 }
 """Variant to the experts implementation that it asks of transformers; ``None`` leaves the choice to transformers."""
 MOE = (*TRANSFORMERS, "moe-loop", "moe-grouped", "moe-sorted", "moe-compiled", "moe-native", "moe-triton")
-VARIANTS = (*DENSE, *MOE)
+VARIANTS = (*DENSE, *MOE, *LLAMA)
 USUAL = (*DENSE, "moe-transformers", "moe-sorted", "moe-native")
 REGIMES = ("decode", "batch", "prefill", "training")
 
@@ -79,7 +80,7 @@ DEFAULTS: dict[str, Any] = {
     "head_dim": 64,
     "view": "layer",
     "context": block.DEFAULT_CONTEXT,
-    "weights": packed.FLOAT32,
+    "weights": sixteen.FLOAT32,
     "capacity_factor": 0.0,
     "routing": routing.ROUTER,
     "variants": list(USUAL),
@@ -148,7 +149,8 @@ def _comparison(
     tokens: dict[str, int], number: int,
 ) -> tuple[Comparison, list[Skipped]]:  # fmt: skip
     arms, skipped = [], []
-    for variant in options["variants"]:
+    variants = options["variants"]
+    for variant in sixteen.with_twins(variants) if sixteen.is_sixteen(layer) else variants:
         held = _held(layer, variant, stream, settings.threads, tokens)
         cases = []
         for regime, count in tokens.items():
@@ -167,6 +169,8 @@ def _held(
     layer: dict[str, Any], variant: str, stream_bytes: int, threads: int, tokens: dict[str, int]
 ) -> dict[str, Any]:
     """The layer with what an arm holds of it: copies, the dense twin's width, cached sequences."""
+    layer = {**layer, "held": sixteen.FLOAT32} if variant.endswith(sixteen.FP32_TWIN) else layer
+    layer = {**layer, "layout": packed.GGML} if variant in LLAMA else layer
     held = {**layer, "copies": copies(layer, variant, stream_bytes), "threads": threads}
     if block.is_block(layer):
         most = max((count for regime, count in tokens.items() if regime in block.CACHED), default=0)
@@ -185,11 +189,25 @@ def _why_not(case: Case, device: str, machine: MachineView) -> str:
         return f"{variant} is measured forward only"
     if variant in NATIVE and device != "cpu":
         return "the own kernel runs on the CPU"
-    if packed.is_packed(case.params) and (reason := packed.why_not(variant in NATIVE, case.regime)):
+    if variant in LLAMA and (reason := _why_no_llama(case, device, machine)):
+        return reason
+    if packed.is_packed(case.params) and (reason := packed.why_not(variant in (*NATIVE, *LLAMA), case.regime)):
+        return reason
+    if sixteen.is_sixteen(case.params) and (reason := sixteen.why_not(variant, case.regime)):
         return reason
     if TRANSFORMERS.get(variant) == "batched_mm" and case.params["tokens"] > _MOST_BATCHED_TOKENS:
         return f"batched_mm copies expert weights for every token; more than {_MOST_BATCHED_TOKENS} tokens are left out"
     return _why_no_capacity(variant) if has_capacity(case.params) else ""
+
+
+def _why_no_llama(case: Case, device: str, machine: MachineView) -> str:
+    if not machine.installed("llama-cpp-python"):
+        return "llama-cpp-python is not installed: pip install 'frugalbench[llama]'"
+    if device != "cpu" or block.is_block(case.params) or case.regime == "training":
+        return "llama.cpp's experts are measured on the CPU, as a layer, forward only"
+    if has_capacity(case.params) and case.variant == "moe-llama":
+        return "the experts of llama.cpp know no capacity: they drop nothing"
+    return packed.why_not_ggml(case.params)
 
 
 def _why_no_capacity(variant: str) -> str:
@@ -208,12 +226,15 @@ def _arm(variant: str, label: str, layer: dict[str, Any], cases: tuple[Case, ...
 
 def _case(settings: Settings, variant: str, label: str, regime: str, params: dict[str, Any]) -> Case:
     backend = "native" if variant in NATIVE else "triton" if variant == "moe-triton" else "torch"
+    backend = "llama.cpp" if variant in LLAMA else backend
     if not params["d_ff"]:
         params = {**params, **_trace(settings, params, regime)}
     tolerance, arithmetic = _TOLERANCE, "fp32_flop_per_s"
     if packed.is_packed(params):
         tolerance, allowed = packed.tolerances(params)
         params, arithmetic = {**params, "format_tolerance": allowed}, "int8_op_per_s"
+    elif sixteen.held(params) != sixteen.FLOAT32:
+        tolerance, arithmetic = sixteen.tolerance(params), sixteen.peak(params, variant in NATIVE)
     return Case(
         id=f"{WORKLOAD}/{label}/{variant}/{regime}-{params['tokens']}/{backend}/{settings.device}",
         workload=WORKLOAD,
@@ -222,7 +243,7 @@ def _case(settings: Settings, variant: str, label: str, regime: str, params: dic
         regime=regime,
         backend=backend,
         device=settings.device,
-        dtype=params.get("weights", packed.FLOAT32),
+        dtype=params["weights"] if packed.is_packed(params) else sixteen.held(params),
         params=params,
         cost=cost(params, variant, regime),
         tolerance=tolerance,

@@ -12,6 +12,7 @@ import numpy as np
 
 from frugalbench.schema import FrugalbenchError
 from frugalbench.specs import accounting, routing
+from frugalbench.specs.moe_sixteen import rounded, tie_margin
 
 BATCHES = {"decode": 8, "batch": 4, "prefill": 2, "training": 2}
 """Distinct token batches that a regime cycles through."""
@@ -45,8 +46,8 @@ def dense_weights(seed: int, params: dict[str, Any], copy: int) -> dict[str, np.
     """``gate_up`` (2F x D) and ``down`` (D x F) of a dense layer."""
     D, F = params["d_model"], params["d_ff"]
     return {
-        "gate_up": uniform(seed, (2 * F, D), D, "dense", F, copy, "gate_up"),
-        "down": uniform(seed, (D, F), F, "dense", F, copy, "down"),
+        "gate_up": rounded(uniform(seed, (2 * F, D), D, "dense", F, copy, "gate_up"), params),
+        "down": rounded(uniform(seed, (D, F), F, "dense", F, copy, "down"), params),
     }
 
 
@@ -54,14 +55,15 @@ def expert_weights(seed: int, params: dict[str, Any], copy: int) -> dict[str, np
     """``gate_up`` (E x 2F x D) and ``down`` (E x D x F) of the experts, shared ones last and counted in E."""
     D, F, E = params["d_model"], params["d_expert"], params["experts"] + params["n_shared"]
     return {
-        "gate_up": uniform(seed, (E, 2 * F, D), D, "moe", copy, "gate_up"),
-        "down": uniform(seed, (E, D, F), F, "moe", copy, "down"),
+        "gate_up": rounded(uniform(seed, (E, 2 * F, D), D, "moe", copy, "gate_up"), params),
+        "down": rounded(uniform(seed, (E, D, F), F, "moe", copy, "down"), params),
     }
 
 
 def router_weights(seed: int, params: dict[str, Any]) -> np.ndarray:
     """E x D; the same for every copy, so that the token trace is the same."""
-    return uniform(seed, (params["experts"], params["d_model"]), params["d_model"], "router")
+    drawn = uniform(seed, (params["experts"], params["d_model"]), params["d_model"], "router")
+    return rounded(drawn, params)
 
 
 def token_batches(seed: int, params: dict[str, Any], regime: str) -> np.ndarray:
@@ -80,7 +82,7 @@ def token_batches(seed: int, params: dict[str, Any], regime: str) -> np.ndarray:
                 f"hardly a token that chooses {params['top_k']} of {params['experts']} experts lies off a routing tie; "
                 "take fewer experts per token, fewer experts, or routing = 'uniform'"
             )
-        x_TD = source.standard_normal((wanted, D), dtype=np.float32)
+        x_TD = rounded(source.standard_normal((wanted, D), dtype=np.float32), params)
         kept = np.concatenate([kept, x_TD[_clear(x_TD.astype(np.float64) @ router_ED.T, params)]])
         drawn += wanted
     return kept[:wanted].reshape(BATCHES[regime], T, D)
@@ -91,7 +93,7 @@ def _clear(logits_TE: np.ndarray, params: dict[str, Any]) -> np.ndarray:
     K = params["top_k"]
     gaps_TE = -np.diff(np.sort(logits_TE, axis=1)[:, ::-1], axis=1)
     decisive = gaps_TE[:, (0 if has_capacity(params) else K - 1) : K]
-    return np.asarray((decisive > _TIE_MARGIN).all(axis=1))
+    return np.asarray((decisive > tie_margin(params, _TIE_MARGIN)).all(axis=1))
 
 
 def _steered_batches(seed: int, params: dict[str, Any], regime: str) -> np.ndarray:
@@ -101,7 +103,8 @@ def _steered_batches(seed: int, params: dict[str, Any], regime: str) -> np.ndarr
     for _ in range(BATCHES[regime]):
         chosen_TK = routing.drawn(params["routing"], T, params["experts"], params["top_k"], source)
         plain_TD = source.standard_normal((T, params["d_model"]), dtype=np.float32)
-        batches.append(routing.steered(plain_TD, router_ED, chosen_TK, ranked=has_capacity(params)))
+        steered_TD = routing.steered(plain_TD, router_ED, chosen_TK, ranked=has_capacity(params))
+        batches.append(rounded(steered_TD, params))
     return np.stack(batches)
 
 
@@ -128,7 +131,7 @@ def trace(seed: int, params: dict[str, Any], regime: str) -> dict[str, float]:
     if max(T * D, T * E, E * D) > _MOST_DRAWN:
         found = expected_trace(params)
     else:
-        keys = ("model", "d_model", "experts", "top_k", "routing", "tokens", "capacity_factor")
+        keys = ("model", "d_model", "experts", "top_k", "routing", "tokens", "capacity_factor", "weights")
         found = _counted(seed, json.dumps({key: params[key] for key in keys if key in params}), regime)
     return dict(found) if has_capacity(params) else {"experts_hit": found["experts_hit"]}
 

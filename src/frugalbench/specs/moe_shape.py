@@ -6,6 +6,7 @@ from typing import Any
 from frugalbench.schema import FrugalbenchError
 from frugalbench.specs import moe_block as block
 from frugalbench.specs import moe_packed as packed
+from frugalbench.specs import moe_sixteen as sixteen
 from frugalbench.specs import routing
 from frugalbench.specs.base import Settings, choose
 from frugalbench.specs.moe_inputs import has_capacity
@@ -31,7 +32,7 @@ def layer_of(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
         block.check(settings, layer)
     if options["capacity_factor"]:
         layer["capacity_factor"] = float(options["capacity_factor"])
-    if options["weights"] != packed.FLOAT32:
+    if options["weights"] != sixteen.FLOAT32:
         packed.check(settings, options)
         layer["weights"] = options["weights"]
     return {**layer, "routing": options["routing"]}
@@ -76,7 +77,7 @@ def label_of(layer: dict[str, Any], options: dict[str, Any]) -> str:
         shared = f"+{layer['n_shared']}" if layer["n_shared"] else ""
         name = f"{layer['d_model']}x{layer['d_expert']}-e{layer['experts']}{shared}-k{layer['top_k']}"
     name += block.suffix(layer, layer["model"] == OWN_SHAPE) if block.is_block(layer) else ""
-    name += f"-{layer['weights']}" if packed.is_packed(layer) else ""
+    name += f"-{layer['weights']}" if "weights" in layer else ""
     name += f"-cap{layer['capacity_factor']:g}" if has_capacity(layer) else ""
     chosen = options["routing"].split(":")[0]
     return name if chosen == routing.ROUTER else f"{name}-{chosen}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
-from frugalbench.specs import moe_block, moe_packed
+from frugalbench.specs import moe_block, moe_packed, moe_sixteen
 from frugalbench.specs import moe_ffn as spec
 from frugalbench.specs import moe_inputs as inputs
 from frugalbench.workloads.base import Arrays, Bound, Context
@@ -39,7 +39,7 @@ class LoadedFfn:
     def bind(self, case: Case) -> Bound:
         """Make a regime callable."""
         device = self.context.device
-        tokens = torch.from_numpy(spec.token_batches(self.context.seed, case.params, case.regime)).to(device)
+        tokens = _tokens(case, self.context)
         taken = self._inputs(case, tokens)
         step = self._training(case) if case.regime == "training" else _forward
         layers, rotation = self.layers, len(taken)
@@ -104,7 +104,7 @@ class LoadedFfn:
     def _output(self, case: Case, call: Callable[[int], Any], index: int, taken: Sequence[Inputs]) -> Arrays:
         """What the call gives; of a block also what it adds to its input, which would hide errors of the FFN."""
         y_TD = call(index)
-        outputs = {"y": y_TD.detach().cpu().numpy()}
+        outputs = {"y": y_TD.detach().float().cpu().numpy()}
         if moe_block.is_block(case.params):
             outputs["added"] = (y_TD.detach() - taken[index][0]).cpu().numpy()
         if case.regime != "training":
@@ -175,8 +175,7 @@ def prepare(arm: Arm, context: Context) -> None:
         compiled_ffn.set_up(context.cache_dir)
         layer = _feed_forward(case.variant, case.params, context, 0)
         for item in arm.cases:
-            x_TD = torch.from_numpy(spec.token_batches(context.seed, item.params, item.regime)[0]).to(context.device)
-            compiled_ffn.build(layer, x_TD, context.cache_dir, item.params)
+            compiled_ffn.build(layer, _tokens(item, context)[0], context.cache_dir, item.params)
 
 
 def load(arm: Arm, context: Context) -> LoadedFfn:
@@ -194,13 +193,15 @@ def _layer(variant: str, params: dict[str, Any], context: Context, copy: int) ->
 
 
 def _feed_forward(variant: str, params: dict[str, Any], context: Context, copy: int) -> Any:
+    if variant in spec.LLAMA:
+        return _llama(params, context, copy)
     if params["d_ff"]:
-        weights = _tensors(spec.dense_weights(context.seed, params, copy), context)
+        weights = _tensors(spec.dense_weights(context.seed, params, copy), context, _held(params))
         if moe_packed.is_packed(params):
             return _packed().PackedDense(weights, params)
         return _native().NativeDense(weights) if variant in spec.NATIVE else ffn.Dense(weights)
-    weights = _tensors(spec.expert_weights(context.seed, params, copy), context)
-    weights |= _tensors({"router": moe_block.router(context.seed, params, copy)}, context)
+    weights = _tensors(spec.expert_weights(context.seed, params, copy), context, _held(params))
+    weights |= _tensors({"router": moe_block.router(context.seed, params, copy)}, context, _held(params))
     if moe_packed.is_packed(params):
         return _packed().PackedMoe(weights, params)
     return _mixture(variant)(weights, params)
@@ -230,6 +231,20 @@ def _native() -> Any:
     return native_ffn
 
 
+def _llama(params: dict[str, Any], context: Context, copy: int) -> Any:
+    """Experts or a dense layer in llama.cpp's library."""
+    from frugalbench.workloads.layers import llama_ffn
+
+    def source() -> Arrays:
+        if params["d_ff"]:
+            return spec.dense_weights(context.seed, params, copy)
+        router = {"router": moe_block.router(context.seed, params, copy)}
+        return spec.expert_weights(context.seed, params, copy) | router
+
+    made = llama_ffn.LlamaDense if params["d_ff"] else llama_ffn.LlamaMoe
+    return made(source, params, context.threads)
+
+
 def _packed() -> Any:
     """The same with quantised weights."""
     from frugalbench.workloads.layers import packed_ffn
@@ -244,8 +259,21 @@ def _compiled_ffn() -> Any:
     return compiled_ffn
 
 
-def _tensors(arrays: Arrays, context: Context) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(array).to(context.device) for name, array in arrays.items()}
+def _held(params: dict[str, Any]) -> torch.dtype:
+    """Format of weights and tokens; their values are rounded to it already."""
+    found: torch.dtype = getattr(torch, moe_sixteen.held(params))
+    return found
+
+
+def _tokens(case: Case, context: Context) -> torch.Tensor:
+    """Batches x T x D."""
+    drawn = spec.token_batches(context.seed, case.params, case.regime)
+    kept = torch.float32 if case.variant in spec.LLAMA else _held(case.params)
+    return torch.from_numpy(drawn).to(context.device, kept)
+
+
+def _tensors(arrays: Arrays, context: Context, held: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array).to(context.device, held) for name, array in arrays.items()}
 
 
 def _forward(layer: Any, taken: Inputs) -> torch.Tensor:

@@ -75,7 +75,8 @@ def build(layer: Mixture, x_TD: torch.Tensor, cache_dir: Path, params: dict[str,
     hits, misses = (after - earlier for after, earlier in zip(_lookups(), before, strict=True))
     cached = hits > 0 and misses == 0
     widths = {key: params[key] for key in ("d_model", "d_expert", "experts", "top_k", "n_shared", "tokens")}
-    path = cache_dir / "inductor" / f"built-{content_key({**widths, 'torch': torch.__version__})}.json"
+    kind = {"dtype": str(x_TD.dtype), "torch": torch.__version__}
+    path = cache_dir / "inductor" / f"built-{content_key({**widths, **kind})}.json"
     remembered = recall(path) if cached else None
     if not cached:
         remember(path, {"build_s": build_s})

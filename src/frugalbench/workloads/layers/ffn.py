@@ -135,15 +135,19 @@ class Mixture(Layer):
 def chosen(
     x_TD: torch.Tensor, router_ED: torch.Tensor, top_k: int, gate: str, normalise: bool, routed_scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers and mixing weights of the ``top_k`` experts of each token, T x K, the largest score first."""
-    logits_TE = functional.linear(x_TD, router_ED)
+    """Numbers and mixing weights of the ``top_k`` experts of each token, T x K, the largest score first.
+
+    Scores of 16-bit logits are computed in float32 and mixing weights rounded to the tokens' format, as transformers
+    does.
+    """
+    logits_TE = functional.linear(x_TD, router_ED).float()
     scores_TE = logits_TE.softmax(dim=-1) if gate == "softmax" else logits_TE.sigmoid()
     weight_TK, expert_TK = scores_TE.topk(top_k, dim=-1)
     if normalise:
         weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True)
     if routed_scale != 1.0:
         weight_TK = weight_TK * routed_scale
-    return expert_TK, weight_TK
+    return expert_TK, weight_TK.to(x_TD.dtype)
 
 
 class LoopMoe(Mixture):

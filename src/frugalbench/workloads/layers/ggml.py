@@ -64,7 +64,7 @@ class Ggml:
     """The library, its CPU backend with ``threads`` threads, and every buffer that was asked of it."""
 
     def __init__(self, threads: int) -> None:
-        self._call = {**_functions("ggml-base", _BASE), **_functions("ggml-cpu", _CPU)}
+        self._call = {**functions("ggml-base", _BASE), **functions("ggml-cpu", _CPU)}
         self.log: list[str] = []
         """What the library said since this object was made: which layout it gave a tensor, say."""
         self._listener = _LOG(lambda _level, text, _data: self.log.append(text.decode(errors="replace").strip()))
@@ -182,7 +182,7 @@ class Ggml:
             raise RuntimeError(f"GGML gave status {status}: {' '.join(self.log[-3:])}")
 
 
-def _functions(name: str, wanted: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+def functions(name: str, wanted: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
     library = _library(name)
     found = {}
     for function, (result, *arguments) in wanted.items():

@@ -8,9 +8,10 @@ from frugalbench.backends import native_moe
 from frugalbench.workloads.layers.ffn import Layer, Mixture
 
 
-def _named(kernel: native_moe.Kernel) -> str:
+def _named(kernel: native_moe.Kernel, kind: torch.dtype) -> str:
     threads = "" if kernel.parallel else ", built without OpenMP: one thread"
-    return f"native: own {kernel.path} kernel{threads}"
+    stored = f", weights of {str(kind).removeprefix('torch.')}" if kind in native_moe.SIXTEEN else ""
+    return f"native: own {kernel.path} kernel{stored}{threads}"
 
 
 class NativeMoe(Mixture):
@@ -19,7 +20,7 @@ class NativeMoe(Mixture):
     def __init__(self, weights: dict[str, torch.Tensor], params: dict[str, Any]):
         super().__init__(weights, params)
         self.kernel = native_moe.kernel()
-        self.implementation = _named(self.kernel)
+        self.implementation = _named(self.kernel, weights["down"].dtype)
         if self.capacity_factor:
             self.implementation += "; torch routes and drops, each kept copy is a token with one expert"
         gate = self.top_k, self.gate, self.normalise, self.routed_scale
@@ -32,7 +33,7 @@ class NativeMoe(Mixture):
 
     def mix(self, x_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         chosen = expert_TK.to(torch.int32).contiguous()
-        inputs = x_TD, chosen, weight_TK.contiguous(), self.weights["gate_up"], self.weights["down"]
+        inputs = x_TD, chosen, weight_TK.float().contiguous(), self.weights["gate_up"], self.weights["down"]
         return native_moe.experts(*inputs) if torch.is_grad_enabled() else self.kernel.forward(*inputs)[0]
 
     def details(self, expert_TK: torch.Tensor) -> dict[str, Any]:
@@ -48,7 +49,7 @@ class NativeDense(Layer):
     def __init__(self, weights: dict[str, torch.Tensor]):
         super().__init__(weights)
         self.kernel = native_moe.kernel()
-        self.implementation = _named(self.kernel)
+        self.implementation = _named(self.kernel, weights["down"].dtype)
 
     def __call__(self, x_TD: torch.Tensor) -> torch.Tensor:
         expert_T1 = torch.zeros((len(x_TD), 1), dtype=torch.int32)
