@@ -24,11 +24,11 @@ TESTED = {
         "quant.per_watt",
         "quant.per_flop",
     ),
-    *("onnx.models", "onnx.parity", "onnx.speed"),
+    *("onnx.models", "onnx.conformance", "onnx.parity", "onnx.speed"),
     *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"),
 }
 UNTESTED = {
-    *("quant.reach", "onnx.conformance"),
+    "quant.reach",
     *("adaptation.tax", "adaptation.torch", "net.hetero", "net.cross_region", "net.trillion", "net.memory_pool"),
 }
 each = pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
