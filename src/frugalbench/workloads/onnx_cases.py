@@ -90,8 +90,8 @@ def _batch(bench: Bench, entries: Sequence[Entry]) -> Iterator[Started | Ended]:
             limit_s = _limit_s(bench, entries[done]) if up else _START_LIMIT_S
             line = lines.next(limit_s)
             if isinstance(line, str):
-                yield _blamed(bench, entries[done], up, line, limit_s, _end(pid))
-                pid = 0
+                status, pid = _end(pid), 0
+                yield _blamed(bench, entries[done], up, line, limit_s, status)
                 return
             done, up = done + isinstance(line, Ended), True
             yield line
