@@ -25,11 +25,10 @@ TESTED = {
         "quant.per_flop",
         "quant.reach",
     ),
-    *("onnx.models", "onnx.parity", "onnx.speed"),
+    *("onnx.models", "onnx.conformance", "onnx.parity", "onnx.speed"),
     *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"),
 }
 UNTESTED = {
-    "onnx.conformance",
     *("adaptation.tax", "adaptation.torch", "net.hetero", "net.cross_region", "net.trillion", "net.memory_pool"),
 }
 each = pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())

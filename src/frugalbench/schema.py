@@ -49,6 +49,21 @@ class Outcome(StrEnum):
     NOT_TESTED = "not tested"
 
 
+class CaseOutcome(StrEnum):
+    """How a conformance case ended on a runtime; exactly one of these."""
+
+    PASSED = "passed"
+    MISMATCH = "mismatch"
+    """It ran, and an output has another value, type or shape than the case allows."""
+    LOAD_ERROR = "load_error"
+    RUN_ERROR = "run_error"
+    UNSUPPORTED = "unsupported"
+    """The runtime itself says that it does not implement this."""
+    CRASH = "crash"
+    """Its process died."""
+    TIMEOUT = "timeout"
+
+
 class Frozen(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Base of every stored type: immutable, keyword-only, tolerant of fields from newer minor writers."""
 

@@ -10,6 +10,7 @@ from frugalbench.analysis import curves, noninferiority, paired, reach
 from frugalbench.analysis.judge import Evidence, judge, not_tested
 from frugalbench.paths import data
 from frugalbench.schema import (
+    CaseOutcome,
     Claim,
     Coverage,
     EqualLoss,
@@ -111,9 +112,19 @@ def _exact_rows(claim: Claim, evidence: Evidence, group: ExactGroup, variant: st
 
 
 def _covered(record: Record) -> str:
-    """How much of a whole model its format covers, where the record tells."""
+    """How much of a whole model its format covers, or how the cases of a census ended, where the record tells."""
+    if "census_s" in record.facts:
+        return _census(record)
     found = record.facts.get("quantised_share")
     return f"{share(found.value)} of the parameters are in this format" if found and found.value is not None else ""
+
+
+def _census(record: Record) -> str:
+    """Counts behind a share of cases; those of other outcomes are over all cases of the suite."""
+    counts = {name: record.facts[name].value for name in ("core_passed", "core_cases", "cases") if name in record.facts}
+    ended = [f"{record.facts[o.value].value or 0:.0f} {o.value}" for o in CaseOutcome if o.value in record.facts]
+    passed, core, cases = (f"{counts.get(name) or 0:.0f}" for name in ("core_passed", "core_cases", "cases"))
+    return f"{passed} of {core} core cases; of all {cases}: {', '.join(ended)}"
 
 
 def _ratio_of(rule: ExactRatio, record: Record) -> float | None:

@@ -34,6 +34,7 @@ class Evidence:
         """Why a workload gives nothing to judge."""
         rows = [r for r in self.records if r.case.workload == workload and regime in (None, r.case.regime)]
         reasons = sorted({r.reason for r in rows if r.status in (Status.SKIPPED, Status.FAILED) and r.reason})
+        reasons = reasons or sorted({str(r.details["not_judged"]) for r in rows if "not_judged" in r.details})
         if reasons:
             return reasons[0]
         where = f" in regime {regime}" if regime else ""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
+from frugalbench.analysis.conformance import lost, standings
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import replicate_time_s, rows
 from frugalbench.analysis.statistics import counted
@@ -17,6 +18,8 @@ from frugalbench.schema import Frozen, Status
 from frugalbench.units import interval, seconds, significant
 
 CONFIDENCE = 0.95
+MOST_LOST = 20
+"""Conformance cases that are named in the warnings; ``regressions`` has them all."""
 SAME_WITHIN_PCT = 5.0
 """Without a limit of the user's, an interval inside this band counts as the same."""
 
@@ -44,14 +47,16 @@ class Compared:
     changes: tuple[Change, ...]
     warnings: tuple[str, ...]
     regressions: tuple[str, ...]
-    """Case ids that failed or are slower beyond the limit; not empty means exit code 1."""
+    """Case ids that failed or are slower beyond the limit, and conformance cases that no longer pass; not empty means
+    exit code 1."""
 
 
 def compare(base: Run, new: Run, fail_above_pct: float | None = None) -> Compared:
     """Compare ``new`` with ``base``, case by case.
 
     With ``fail_above_pct`` a case regresses when it is slower by more than that many percent with a familywise
-    error of 5% over all cases. A case that ran in ``base`` and failed in ``new`` always regresses.
+    error of 5% over all cases. A case that ran in ``base`` and failed in ``new`` always regresses; so does a test case
+    of ONNX that passed on a runtime and was executed again without passing.
     """
     band = SAME_WITHIN_PCT if fail_above_pct is None else fail_above_pct
     times, states = (_times(base), _times(new)), (_states(base), _states(new))
@@ -59,7 +64,12 @@ def compare(base: Run, new: Run, fail_above_pct: float | None = None) -> Compare
     changes = tuple(_change(n, [t.get(n, []) for t in times], [s.get(n) for s in states], band) for n in names)
     slower = _beyond(changes) if fail_above_pct is not None else set()
     bad = tuple(c.case for c in changes if c.flag == "failed" or c.case in slower)
-    return Compared(changes, tuple(_warnings(base, new)), bad)
+    gone = [item.text for item in lost(standings(base), standings(new))]
+    return Compared(changes, (*_warnings(base, new), *gone[:MOST_LOST], *_more(gone)), (*bad, *gone))
+
+
+def _more(gone: Sequence[str]) -> list[str]:
+    return [f"{len(gone) - MOST_LOST} more conformance cases no longer pass"] if len(gone) > MOST_LOST else []
 
 
 def compared_table(compared: Compared) -> Table:

@@ -52,6 +52,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     """Tables that belong to one workload only."""
     from frugalbench.report.accuracy import accuracy_tables
     from frugalbench.report.collectives import collectives_tables
+    from frugalbench.report.conformance import conformance_tables
     from frugalbench.report.expert_parallel import expert_parallel_tables
     from frugalbench.report.pareto import pareto_tables
     from frugalbench.report.quantized import quantized_tables
@@ -59,9 +60,18 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.saving import saving_tables
     from frugalbench.report.whole_model import whole_model_tables
 
-    quantised = [*quantized_tables(runs), *whole_model_tables(runs), *reach_tables(runs), *accuracy_tables(runs)]
-    quantised += pareto_tables(runs)
-    return [*saving_tables(runs), *quantised, *collectives_tables(runs), *expert_parallel_tables(runs)]
+    makers = (
+        saving_tables,
+        quantized_tables,
+        whole_model_tables,
+        reach_tables,
+        accuracy_tables,
+        pareto_tables,
+        conformance_tables,
+        collectives_tables,
+        expert_parallel_tables,
+    )
+    return [table for make in makers for table in make(runs)]
 
 
 def _csv(_: Sequence[Run], __: Sequence[Verdict], lines: Sequence[Row], ___: Path | None) -> str:

@@ -157,6 +157,9 @@ class Engine:
         for number in range(_first(comparison), self.measure.looks[-1] + 1):
             if number in done:
                 continue
+            if self._nothing_left(comparison):
+                self._stop(comparison, "nothing is left to time")
+                return
             wanted = rounds if number else self.measure.pilot_rounds
             limit_s = (budget_end_s - time.monotonic()) / max(1, self.measure.looks[0] - number + 1)
             replicate = self._replicate(comparison, number, wanted, references, unreferenced, limit_s)
@@ -264,6 +267,10 @@ class Engine:
             for record in self._of(comparison)
             if record.replicate == _first(comparison) and (record.status is Status.FAILED or not record.samples)
         }
+
+    def _nothing_left(self, comparison: Comparison) -> bool:
+        """Whether the first replicate dropped every case: another one would start no worker."""
+        return self._dropped(comparison) >= {case.id for arm in comparison.arms for case in arm.cases}
 
     def _references(self, comparison: Comparison) -> tuple[dict[str, str], dict[str, str]]:
         """Folders of the float64 references by case, and why there is none; once per run, in workers of their own."""

@@ -116,6 +116,8 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     """Case id to why it could not be bound."""
     capped: dict[str, str] = {}
     """Case id to why it proved hopelessly slow."""
+    settled: tuple[str, ...] = ()
+    """Case ids of which loading found out all there is to know."""
     update_period_s: float | None = None
     """Slowest update period of the meters in reach; ``None`` without a measuring meter."""
 

@@ -55,10 +55,15 @@ class CaseState:
     samples: list[Sample] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     good_rounds: int = 0
+    settled: bool = False
+    """Loading found out all there is to know."""
 
     @property
     def active(self) -> bool:
         """Whether it can take turns."""
+        return not self.settled and self._can_go_on()
+
+    def _can_go_on(self) -> bool:
         return self.status is Status.OK or (self.status is Status.CAPPED and self.warmup is not None)
 
     @property
@@ -212,6 +217,8 @@ class Replicate:
             state.cases[name].fail(reason)
         for name, reason in state.loaded.capped.items():
             state.cases[name].fail(reason, Status.CAPPED)
+        for name in state.loaded.settled:
+            state.cases[name].settled = True
         for item in state.cases.values():
             if item.active:
                 self._guard(state, item, self._verify)

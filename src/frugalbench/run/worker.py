@@ -185,6 +185,7 @@ class Session:
             details={name: bound.details for name, bound in self.bound.items()},
             problems=problems,
             capped={name: bound.capped for name, bound in self.bound.items() if bound.capped},
+            settled=tuple(name for name, bound in self.bound.items() if bound.settled),
             update_period_s=self._update_period_s(),
         )
 

@@ -62,6 +62,8 @@ class Bound:
     details: dict[str, Any] = field(default_factory=dict)
     capped: str = ""
     """Why the case proved hopelessly slow while it was loaded; it is then recorded as capped and takes no turn."""
+    settled: bool = False
+    """Loading found out all there is to know: facts and details are the record, and nothing is verified or timed."""
 
 
 class Loaded(Protocol):
