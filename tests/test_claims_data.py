@@ -25,11 +25,11 @@ TESTED = {
         "quant.per_flop",
     ),
     *("onnx.models", "onnx.parity", "onnx.speed"),
-    *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"),
+    *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power", "net.cross_region"),
 }
 UNTESTED = {
     *("quant.reach", "onnx.conformance"),
-    *("adaptation.tax", "adaptation.torch", "net.hetero", "net.cross_region", "net.trillion", "net.memory_pool"),
+    *("adaptation.tax", "adaptation.torch", "net.hetero", "net.trillion", "net.memory_pool"),
 }
 each = pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 

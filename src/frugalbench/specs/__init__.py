@@ -10,6 +10,7 @@ SPECS = {
     "onnx_model": "frugalbench.specs.onnx_model",
     "allreduce": "frugalbench.specs.allreduce",
     "expert_parallel": "frugalbench.specs.expert_parallel",
+    "emulated_network": "frugalbench.specs.emulated_network",
     "cluster_model": "frugalbench.specs.cluster_model",
     "selftest": "frugalbench.specs.selftest",
 }
