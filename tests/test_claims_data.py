@@ -26,10 +26,10 @@ TESTED = {
         "quant.reach",
     ),
     *("onnx.models", "onnx.conformance", "onnx.parity", "onnx.speed"),
-    *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"),
+    *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power", "net.cross_region"),
 }
 UNTESTED = {
-    *("adaptation.tax", "adaptation.torch", "net.hetero", "net.cross_region", "net.trillion", "net.memory_pool"),
+    *("adaptation.tax", "adaptation.torch", "net.hetero", "net.trillion", "net.memory_pool"),
 }
 each = pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 

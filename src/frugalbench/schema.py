@@ -139,6 +139,8 @@ class Comparison(Frozen, frozen=True, kw_only=True):
     """Rough time for one replicate, for planning."""
     competes: bool = True
     """Whether arms compete, so that a pilot has to choose among them."""
+    tier: Tier = Tier.MEASURED
+    """Of its times: ``emulated`` where part of what is timed stands in for something else."""
 
 
 class Skipped(Frozen, frozen=True, kw_only=True):

@@ -114,6 +114,8 @@ def verdicts(claim: Claim, evidence: Evidence, group: Group) -> list[Verdict]:
     rows = [_absent_row(claim, evidence, group, name) for name in rule.as_shipped if name not in group.counted]
     levels = _levels(claim, rule, evidence, group, shipped, strongest)
     rows += [_row(claim, rule, evidence, group, name, strongest, levels[name], "as_shipped") for name in shipped]
+    if not rule.best:
+        return rows
     fastest = champion(rule.best, group, rule, evidence)
     if fastest is None:
         rows.append(not_tested(claim, evidence, group.regime, _why_absent(rule.best, group, "candidate"), arm="best"))
@@ -235,7 +237,7 @@ def _row(
         return not_tested(claim, evidence, group.regime, reason, arm=arm)
     return judge(
         claim, evidence, group.regime, against.ratio, against.low, against.high,
-        metric=_metric_name(rule), candidate=name + group.label, baseline=strongest, tier=Tier.MEASURED,
+        metric=_metric_name(rule), candidate=name + group.label, baseline=strongest, tier=group.counted[name][0].tier,
         replicates=against.replicates, confidence=against.confidence, arm=arm,
         outcome=_outcome(claim, intervals, strongest), extra=_extra(claim, group, name, intervals, strongest),
     )  # fmt: skip

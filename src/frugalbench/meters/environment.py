@@ -170,11 +170,14 @@ class EnvironmentProbe:
         return counters.run_delay_ns(descriptor)
 
 
-def void_reason(environment: Environment, threads: int, cores: int) -> str | None:
+def void_reason(environment: Environment, threads: int, cores: int, most_cpu_share: float | None = None) -> str | None:
     """Why the environment spoilt a window, or ``None``. Looks at the environment only, never at the time measured.
 
-    ``threads`` compute threads of the worker on ``cores`` usable cores; an unreadable counter spoils nothing.
+    ``threads`` compute threads of the worker on ``cores`` usable cores, of which no more than ``most_cpu_share`` may be
+    busy, whoever keeps them so; an unreadable counter spoils nothing.
     """
+    if most_cpu_share is not None and (busy := _cpu_share(environment, cores)) > most_cpu_share:
+        return f"{busy:.0%} of the cores busy, above {most_cpu_share:.0%}"
     if environment.throttled:
         return "CPU throttled"
     if held := [reason for reason in environment.gpu_throttle or () if _spoils(reason)]:
@@ -183,6 +186,10 @@ def void_reason(environment: Environment, threads: int, cores: int) -> str | Non
     if environment.swapped_bytes is not None and environment.swapped_bytes > swap_limit_bytes:
         return f"swapping {environment.swapped_bytes / 1e6:.1f} MB above {swap_limit_bytes / 1e6:.1f} MB"
     return _lost_time(environment, threads, cores)
+
+
+def _cpu_share(environment: Environment, cores: int) -> float:
+    return (environment.cpu_s + (environment.foreign_cpu_s or 0.0)) / (environment.wall_s * cores)
 
 
 def _lost_time(environment: Environment, threads: int, cores: int) -> str | None:

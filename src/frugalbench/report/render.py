@@ -53,6 +53,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.accuracy import accuracy_tables
     from frugalbench.report.collectives import collectives_tables
     from frugalbench.report.conformance import conformance_tables
+    from frugalbench.report.emulated import emulated_tables
     from frugalbench.report.expert_parallel import expert_parallel_tables
     from frugalbench.report.pareto import pareto_tables
     from frugalbench.report.quantized import quantized_tables
@@ -70,6 +71,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
         conformance_tables,
         collectives_tables,
         expert_parallel_tables,
+        emulated_tables,
     )
     return [table for make in makers for table in make(runs)]
 

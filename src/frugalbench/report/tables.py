@@ -24,7 +24,7 @@ FAMILIES = {
 LEAST_BOUND, MOST_BOUND = 0.001, 1000.0
 _OTHER_NAMES = {
     "quality": "moe", "lm_quality": "moe", "allreduce": "net", "expert_parallel": "net", "cluster": "net",
-    "simulate": "net", "model_decode": "quant",
+    "emulated_network": "net", "simulate": "net", "model_decode": "quant",
 }  # fmt: skip
 
 

@@ -552,6 +552,7 @@ class Replicate:
             replicate=self.number,
             status=item.status,
             reason=item.reason,
+            tier=self.comparison.tier,
             interrupted=self.interrupted,
             steady_load=steady,
             worker=self._worker_info(arm),

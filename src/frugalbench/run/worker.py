@@ -311,7 +311,7 @@ class Session:
             time_s=elapsed_s / calls,
             start_s=start_s,
             environment=seen,
-            void=environment.void_reason(seen, self.context.threads, self.cores),
+            void=environment.void_reason(seen, self.context.threads, self.cores, bound.most_cpu_share),
             readings=readings,
         )
 

@@ -11,6 +11,7 @@ SPECS = {
     "onnx_conformance": "frugalbench.specs.onnx_conformance",
     "allreduce": "frugalbench.specs.allreduce",
     "expert_parallel": "frugalbench.specs.expert_parallel",
+    "emulated_network": "frugalbench.specs.emulated_network",
     "cluster_model": "frugalbench.specs.cluster_model",
     "selftest": "frugalbench.specs.selftest",
 }

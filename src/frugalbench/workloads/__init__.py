@@ -11,6 +11,7 @@ BUILDERS = {
     "onnx_conformance": "frugalbench.workloads.onnx_conformance",
     "allreduce": "frugalbench.workloads.allreduce",
     "expert_parallel": "frugalbench.workloads.expert_parallel",
+    "emulated_network": "frugalbench.workloads.emulated_network",
     "selftest": "frugalbench.workloads.selftest",
     "versus": "frugalbench.workloads.versus",
 }

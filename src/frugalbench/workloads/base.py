@@ -60,6 +60,8 @@ class Bound:
     reference is the fact ``output_error``, which must stay below ``params['format_tolerance']``."""
     facts: dict[str, Quantity] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    most_cpu_share: float | None = None
+    """With more of the machine's cores busy, by anyone, a window is void: for what should wait and not compute."""
     capped: str = ""
     """Why the case proved hopelessly slow while it was loaded; it is then recorded as capped and takes no turn."""
     settled: bool = False
