@@ -89,6 +89,8 @@ def test_names_itself(name):
     found = backend(name)
     assert name == found.NAME
     assert found.TAKES in ("module", "onnx")
+    assert found.FAMILY
+    assert found.MOST_THREADS is None or found.MOST_THREADS >= 1
     assert "cpu" in found.DEVICES
     version, reason = found.available()
     assert (version is None) == bool(reason)
@@ -102,7 +104,11 @@ def test_right_answer_where_asked(runtime, blocks, cache_dir):
     assert placement.ran_as_asked
     assert placement.share_asked == 1.0
     assert sum(sum(kinds.values()) for kinds in placement.histogram().values()) == len(placement.nodes) > 0
-    assert runnable.details["threads"] == 2
+    assert runnable.details["threads"] == min(2, runtime.MOST_THREADS or 2)
+    summary = placement.summary(50)
+    assert summary["executed"] == len(placement.nodes) >= sum(summary["inserted"].values())
+    assert set(placement.time_s) <= set(placement.nodes)
+    assert placement.share_time_asked in (None, 1.0)
     runnable.synchronize()
 
 

@@ -11,8 +11,10 @@ from frugalbench.schema import Artefact
 
 NAME = "openvino"
 DISTRIBUTION = "openvino"
+FAMILY = "openvino"
 TAKES = "onnx"
 DEVICES = ("cpu",)
+MOST_THREADS = None
 
 # Read when openvino is first imported: it sends no usage data from a CI machine.
 os.environ["CI"] = "true"

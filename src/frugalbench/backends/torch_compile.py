@@ -25,8 +25,10 @@ from frugalbench.workloads.base import SilentFallback
 
 NAME = "torch-compile"
 DISTRIBUTION = "torch"
+FAMILY = "torch"
 TAKES = "module"
 DEVICES = ("cpu", "cuda")
+MOST_THREADS = None
 
 # Read when inductor is first imported: no pool of compiling processes beside a measurement.
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"

@@ -10,8 +10,10 @@ from frugalbench.schema import Artefact
 
 NAME = "torch-eager"
 DISTRIBUTION = "torch"
+FAMILY = "torch"
 TAKES = "module"
 DEVICES = ("cpu", "cuda")
+MOST_THREADS = None
 
 
 def available() -> tuple[str | None, str]:
