@@ -193,6 +193,13 @@ def content_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def file_key(model: Path, parts: Mapping[str, Any]) -> str:
+    """:func:`content_key` of a model file and of whatever else a build from it depends on."""
+    with model.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return content_key({"file": digest, **parts})
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on ``path`` (made if missing) across processes; freed by the kernel if the holder dies."""

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from frugalbench.backends.base import Arrays, Options, Placement, check_device, installed
 from frugalbench.providers import BUILDS, PROVIDERS, Provider
 from frugalbench.schema import Artefact
@@ -56,6 +58,35 @@ def load(model: Path, options: Options, examples: Sequence[Arrays]) -> "OnnxRunt
     found = profile(onnxruntime, model, options, strict, examples[0])
     found.require("ONNX Runtime")
     return OnnxRuntimeRunnable(_session(onnxruntime, model, options, strict), options, found, strict)
+
+
+def survey() -> dict[str, str]:
+    """Each provider that the installed build lists, by short name, with what became of a small graph on it."""
+    import onnxruntime
+
+    listed = onnxruntime.get_available_providers()
+    with tempfile.TemporaryDirectory() as folder:
+        model = _small_graph(Path(folder) / "small.onnx")
+        return {name: _tried(model, name) for name, item in PROVIDERS.items() if item.provider in listed}
+
+
+def _small_graph(path: Path) -> Path:
+    from onnx import TensorProto, helper, save
+
+    shape = [4, 4]
+    inputs, outputs = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "small", inputs, outputs)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def _tried(model: Path, device: str) -> str:
+    options = Options(1, device, model.parent, "survey", ("x",), ("y",))
+    try:
+        load(model, options, [{"x": np.eye(4, dtype=np.float32)}])
+    except RuntimeError as problem:
+        return str(problem)
+    return "runs"
 
 
 def _remedy(provider: Provider) -> str:
