@@ -45,7 +45,7 @@ class ReferenceRunnable:
 
     def __init__(self, evaluator: Any, nodes: Sequence[Any], options: Options) -> None:
         self._evaluator, self._options = evaluator, options
-        operators = {node.name or f"{node.op_type} #{index}": node.op_type for index, node in enumerate(nodes)}
+        operators = {f"{node.name or node.op_type} #{index}": node.op_type for index, node in enumerate(nodes)}
         self._found = Placement("cpu", dict.fromkeys(operators, "cpu"), operators=operators, copied_bytes=0)
         self.details: dict[str, Any] = {"threads": options.threads}
 

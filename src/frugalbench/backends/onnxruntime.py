@@ -194,7 +194,9 @@ def placement_of(
 
 
 def _node(event: Mapping[str, Any]) -> str:
-    return str(event["name"]).removesuffix("_kernel_time")
+    """Name and number: names need not be unique in a file."""
+    name, number = str(event["name"]).removesuffix("_kernel_time"), event["args"].get("node_index")
+    return name if number is None else f"{name} #{number}"
 
 
 def _inserted(node: str, kind: str) -> bool:
