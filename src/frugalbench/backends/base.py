@@ -46,7 +46,7 @@ class Placement:
     operators: Mapping[str, str] = field(default_factory=dict)
     """Node to operator type, where the runtime tells."""
     grain: str = "node"
-    """What an entry is: ``node`` of the executed graph, ``module``, ``kernel``, or ``graph`` where no more is told."""
+    """What an entry is: an executed ``node``, a ``module``, ``parameter`` or ``kernel``, or the whole ``graph``."""
     time_s: Mapping[str, float] = field(default_factory=dict)
     """Node to seconds in the observed call, profiler included; empty where the runtime does not tell."""
     inserted: frozenset[str] = frozenset()

@@ -55,7 +55,7 @@ def load(model: Any, options: Options, examples: Sequence[Arrays]) -> TorchRunna
     runnable.artefacts = tuple(_build(runnable, options, example) for example in examples)
     runnable.details |= _graphs()
     places = {name: value.device.type for name, value in module.named_parameters()}
-    runnable.found = Placement(options.device, places, operators=dict.fromkeys(places, "parameter"))
+    runnable.found = Placement(options.device, places, operators=dict.fromkeys(places, "parameter"), grain="parameter")
     return runnable
 
 

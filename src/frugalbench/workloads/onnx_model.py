@@ -53,7 +53,12 @@ def load(arm: Arm, context: Context) -> "LoadedModel":
     else:
         model = module(params)
     runnable = runtime.load(model, options, [feed[0] for feed in feeds.values()])
-    return LoadedModel(runnable, feeds, (*made, *runnable.artefacts), {"export": facts} if facts else {})
+    return LoadedModel(
+        runnable,
+        feeds,
+        (*made, *runnable.artefacts),
+        {"runtime_version": version, **({"export": facts} if facts else {})},
+    )
 
 
 @dataclass(frozen=True)
