@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from frugalbench.backends import BACKENDS, backend
@@ -89,6 +90,8 @@ def test_names_itself(name):
     found = backend(name)
     assert name == found.NAME
     assert found.TAKES in ("module", "onnx")
+    assert found.FAMILY
+    assert found.MOST_THREADS is None or found.MOST_THREADS >= 1
     assert "cpu" in found.DEVICES
     version, reason = found.available()
     assert (version is None) == bool(reason)
@@ -102,7 +105,11 @@ def test_right_answer_where_asked(runtime, blocks, cache_dir):
     assert placement.ran_as_asked
     assert placement.share_asked == 1.0
     assert sum(sum(kinds.values()) for kinds in placement.histogram().values()) == len(placement.nodes) > 0
-    assert runnable.details["threads"] == 2
+    assert runnable.details["threads"] == min(2, runtime.MOST_THREADS or 2)
+    summary = placement.summary(50)
+    assert summary["executed"] == len(placement.nodes) >= sum(summary["inserted"].values())
+    assert set(placement.time_s) <= set(placement.nodes)
+    assert placement.share_time_asked in (None, 1.0)
     runnable.synchronize()
 
 
@@ -117,6 +124,30 @@ def test_outputs_outlive_the_next_call(runtime, blocks, cache_dir):
 @pytest.mark.parametrize("how", ["one weight", "no attention", "no feed-forward"])
 def test_tolerance_bites(runtime, blocks, cache_dir, how):
     runnable = runtime.load(blocks[how].take(runtime.TAKES), options(cache_dir), [feed(1)])
+    assert error(runnable, blocks, feed(1)) > 10 * TOLERANCE
+
+
+def wrong_operator(graph):
+    """The gate's sigmoid becomes a tanh."""
+    next(node for node in graph.node if node.op_type == "Sigmoid").op_type = "Tanh"
+
+
+def one_percent(graph):
+    """The output is scaled by 1.01 at the end."""
+    last = next(node for node in graph.node if graph.output[0].name in node.output)
+    last.output[0] = "before"
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(1.01, np.float32), "factor"))
+    graph.node.append(onnx.helper.make_node("Mul", ["before", "factor"], [graph.output[0].name]))
+
+
+@pytest.mark.parametrize("injure", [wrong_operator, one_percent])
+def test_an_injured_graph_exceeds_the_tolerance(runtime, blocks, cache_dir, tmp_path, injure):
+    if runtime.TAKES != "onnx":
+        pytest.skip("takes no graph")
+    model = onnx.load(blocks["as it is"].take("onnx"))
+    injure(model.graph)
+    onnx.save(model, tmp_path / "injured.onnx")
+    runnable = runtime.load(tmp_path / "injured.onnx", options(cache_dir), [feed(1)])
     assert error(runnable, blocks, feed(1)) > 10 * TOLERANCE
 
 

@@ -8,23 +8,26 @@ import pytest
 
 from frugalbench.backends import onnxruntime, torch_eager
 from frugalbench.backends.base import Options, Placement, content_key, locked, recall, remember
+from frugalbench.providers import PROVIDERS
 from frugalbench.workloads.base import SilentFallback
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FLOAT, INDEX = [{"float": [1, 2]}], [{"int64": [2]}]
 
 
-def node(name, provider, tensors, op="MatMul"):
-    facts = {"provider": provider, "op_name": op, "input_type_shape": tensors, "output_type_shape": tensors}
+def node(name, provider, tensors, op="MatMul", **more):
+    facts = more | {"provider": provider, "op_name": op, "input_type_shape": tensors, "output_type_shape": tensors}
     return {"cat": "Node", "name": f"{name}_kernel_time", "args": facts}
 
 
 class FakeRuntime:
     """Enough of the package ``onnxruntime``: opens sessions, writes the profile of a run."""
 
-    def __init__(self, events, available=(CUDA, CPU), opens=None, refuses_strict=False):
+    def __init__(self, events, available=(CUDA, CPU), opens=None, refuses_strict=False, cannot_open=False):
         self.events, self.available, self.opens, self.refuses = events, available, opens, refuses_strict
+        self.cannot_open = cannot_open
         self.sessions = []
+        self.__file__ = "/nowhere/__init__.py"
 
     def get_available_providers(self):
         return list(self.available)
@@ -33,7 +36,10 @@ class FakeRuntime:
         entries = {}
         return SimpleNamespace(entries=entries, add_session_config_entry=entries.__setitem__, enable_profiling=False)
 
-    def InferenceSession(self, _model, settings, providers):  # noqa: N802
+    def InferenceSession(self, _model, settings, providers, enable_fallback):  # noqa: N802
+        assert enable_fallback == 0, "the Python layer would go back to the CPU by itself"
+        if self.cannot_open:
+            raise ValueError("create ExecutionProvider fail")
         if self.refuses and settings.entries:
             raise ValueError("This session contains graph nodes assigned to the CPU, but fallback has been disabled\nx")
         self.sessions.append(FakeSession(self, settings, providers))
@@ -44,6 +50,7 @@ class FakeSession:
     def __init__(self, runtime, settings, providers):
         self.runtime, self.settings = runtime, settings
         self.providers = [item if isinstance(item, str) else item[0] for item in providers]
+        self.options = providers[0][1]
 
     def get_providers(self):
         return self.runtime.opens or self.providers
@@ -143,3 +150,74 @@ def test_memory_of_a_build(tmp_path):
 def test_content_key_ignores_order_and_sees_values():
     assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
     assert content_key({"a": 1}) != content_key({"a": 2})
+
+
+def test_provider_whose_library_does_not_load_is_named(monkeypatch, tmp_path):
+    runtime = FakeRuntime([], available=("CANNExecutionProvider", CPU), cannot_open=True)
+    (tmp_path / "capi").mkdir()
+    library = tmp_path / "capi" / "libonnxruntime_providers_cann.so"
+    library.write_bytes(b"")
+    runtime.__file__ = str(tmp_path / "__init__.py")
+
+    def missing(_path):
+        raise OSError("libascendcl.so: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(onnxruntime.ctypes, "CDLL", missing)
+    with pytest.raises(SilentFallback, match=r"lists CANNExecutionProvider, but cannot open it .*libascendcl\.so"):
+        load(monkeypatch, tmp_path, runtime, "cann")
+
+
+@pytest.mark.parametrize(("device", "system"), [("dml", "Windows"), ("coreml", "Darwin")])
+def test_provider_of_another_system(monkeypatch, tmp_path, device, system):
+    monkeypatch.setattr(onnxruntime.platform, "system", lambda: "Linux")
+    with pytest.raises(RuntimeError, match=f"has no .*ExecutionProvider: its build exists for {system} only"):
+        load(monkeypatch, tmp_path, FakeRuntime([], available=(CPU,)), device)
+
+
+@pytest.mark.parametrize("device", [name for name in PROVIDERS if name != "cpu"])
+def test_every_provider_is_opened_strictly_with_its_options(monkeypatch, tmp_path, device):
+    provider = PROVIDERS[device]
+    runtime = FakeRuntime([node("a", provider.provider, FLOAT)], available=(provider.provider, CPU))
+    monkeypatch.setattr(onnxruntime.os, "environ", environment := {})
+    runnable = load(monkeypatch, tmp_path, runtime, device)
+    assert runnable.placement().ran_as_asked
+    assert environment == dict(provider.environment)
+    for session in runtime.sessions:
+        assert session.settings.entries == {"session.disable_cpu_ep_fallback": "1"}
+        assert session.providers == [provider.provider]
+        assert not any("{" in value for value in session.options.values())
+    if device == "openvino":
+        assert runtime.sessions[0].options["num_of_threads"] == "2"
+
+
+def test_copies_casts_and_time_are_counted(monkeypatch, tmp_path):
+    events = [
+        node("a", CUDA, FLOAT) | {"dur": 900},
+        node("Memcpy_1", CUDA, FLOAT, "MemcpyToHost", output_size="4096") | {"dur": 50},
+        node("InsertedPrecisionFreeCast_x", CUDA, FLOAT, "Cast") | {"dur": 10},
+        node("own_cast", CUDA, FLOAT, "Cast") | {"dur": 10},
+        node("s", CPU, INDEX, "Shape") | {"dur": 30},
+    ]
+    placement = load(monkeypatch, tmp_path, FakeRuntime(events, refuses_strict=True)).placement()
+    assert placement.summary(model_nodes=7) == {
+        "grain": "node",
+        "model": 7,
+        "executed": 5,
+        "absorbed": 4,
+        "inserted": {"MemcpyToHost": 1, "Cast": 1},
+        "copied_bytes": 4096,
+        "share_time_asked": pytest.approx(0.97),
+    }
+
+
+def test_inputs_in_host_memory_are_copied_to_a_device_and_counted(monkeypatch, tmp_path):
+    web = PROVIDERS["webgpu"].provider
+    runtime = FakeRuntime([node("a", web, FLOAT)], available=(web, CPU))
+    assert load(monkeypatch, tmp_path, runtime, "webgpu").placement().copied_bytes == 2 * 4  # two fp32 values in
+
+
+def test_nothing_is_said_about_nodes_that_were_split_or_not_told():
+    split = Placement("cpu", {"a": "cpu", "b": "cpu"})
+    assert split.summary(1)["absorbed"] is None
+    assert Placement("cpu", {"all": "cpu"}, grain="graph").summary(9)["absorbed"] is None
+    assert split.summary()["share_time_asked"] is None

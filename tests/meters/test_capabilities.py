@@ -5,6 +5,7 @@ import sys
 
 from frugalbench.machine import Machine
 from frugalbench.meters import KINDS
+from frugalbench.meters import capabilities as module
 from frugalbench.meters.capabilities import DeepProbe, capabilities, deep_probes
 
 
@@ -50,3 +51,19 @@ def test_deep_probes_survive_what_they_start():
     assert not raises.ok and raises.detail == "ValueError: no such thing"
     assert not dies.ok and "signal 6" in dies.detail
     assert not hangs.ok and "timed out" in hangs.detail and hangs.time_s < 5
+
+
+def test_providers_of_the_installed_build_and_how_to_get_the_others(monkeypatch):
+    monkeypatch.setattr(module, "_flavours", lambda: ["onnxruntime-gpu 1.31.1"])
+    monkeypatch.setattr(module.platform, "system", lambda: "Linux")
+    found = module._providers()
+    assert found.can
+    assert found.detail.startswith("cpu, cuda, tensorrt;")
+    assert "pip install onnxruntime-cann" in found.remedy
+    assert "onnxruntime-directml" not in found.remedy
+    assert "pip install onnxruntime-gpu" not in found.remedy
+
+
+def test_no_build_has_no_providers(monkeypatch):
+    monkeypatch.setattr(module, "_flavours", list)
+    assert not module._providers().can

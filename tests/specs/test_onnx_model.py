@@ -35,7 +35,7 @@ def test_one_comparison_per_model_and_an_arm_per_runtime():
     plan = expand()
     assert [c.id for c in plan.comparisons] == ["onnx_model/transformer-block", "onnx_model/all-minilm-l6-v2"]
     for comparison in plan.comparisons:
-        assert [arm.id for arm in comparison.arms] == list(onnx_model.VARIANTS)
+        assert [arm.id for arm in comparison.arms] == list(onnx_model.USUAL)
         assert all([case.regime for case in arm.cases] == ["batch-1", "batch-8"] for arm in comparison.arms)
     ids = [case.id for c in plan.comparisons for arm in c.arms for case in arm.cases]
     assert len(set(ids)) == len(ids) == 16
@@ -58,6 +58,45 @@ def test_missing_runtime_is_skipped_with_the_command(package, variant, reason):
     mine = [skip for skip in plan.skipped if skip.case.variant == variant]
     assert len(mine) == 4
     assert all(reason in skip.reason for skip in mine)
+
+
+@pytest.mark.parametrize(
+    ("package", "variant", "reason"),
+    [
+        ("tract", "tract", "tract is not installed: pip install 'frugalbench[tract]'"),
+        ("iree-base-runtime", "iree", "pip install 'frugalbench[iree]'"),
+        ("MNN", "mnn", "pip install 'frugalbench[mnn]'"),
+        ("onnxruntime-openvino", "onnxruntime-openvino", "pip install onnxruntime-openvino, in an environment without"),
+    ],
+)
+def test_further_runtimes_run_where_they_are_installed(package, variant, reason):
+    options = {"models": ["transformer-block"], "variants": ["torch-eager", variant]}
+    assert [arm.id for arm in expand(**options).comparisons[0].arms] == ["torch-eager", variant]
+    assert all(reason in skip.reason for skip in expand(Machine(missing=(package,)), **options).skipped)
+    assert expand(Machine(missing=(package,)), **options).skipped
+
+
+def test_tinygrad_without_clang(monkeypatch):
+    monkeypatch.setattr(onnx_model.shutil, "which", lambda _name: None)
+    skipped = expand(variants=["tinygrad"], models=["transformer-block"]).skipped
+    assert {skip.reason for skip in skipped} == {"tinygrad compiles with clang: apt-get install clang"}
+
+
+def test_a_provider_computes_on_its_own_device():
+    names = ["torch-eager", "onnxruntime-openvino", "onnxruntime-cann", "onnxruntime-tensorrt"]
+    plan = expand(variants=names, models=["transformer-block"])
+    by_id = {c.id: [arm.id for arm in c.arms] for c in plan.comparisons}
+    assert by_id == {
+        "onnx_model/transformer-block": ["torch-eager", "onnxruntime-openvino"],
+        "onnx_model/transformer-block@cann": ["onnxruntime-cann"],
+    }
+    cases = [case for c in plan.comparisons for arm in c.arms for case in arm.cases]
+    assert {(case.variant, case.backend, case.device) for case in cases} == {
+        ("torch-eager", "torch-eager", "cpu"),
+        ("onnxruntime-openvino", "onnxruntime", "cpu"),
+        ("onnxruntime-cann", "onnxruntime", "cann"),
+    }
+    assert {skip.reason for skip in plan.skipped} == {"onnxruntime-tensorrt computes on cuda; use device = 'cuda'"}
 
 
 def test_missing_weights_skip_the_real_model_only():

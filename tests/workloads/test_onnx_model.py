@@ -59,11 +59,11 @@ def check(arm, context):
         assert bound.rotation == case.params["rotation"] == len(next(iter(reference.values())))
         assert worst_error(bound, reference) < case.tolerance
         bound.call(bound.rotation + 1)
-        assert {name: fact.value for name, fact in bound.facts.items() if fact.unit == "1"} == {
-            "ran_as_asked": 1.0,
-            "share_nodes_asked": 1.0,
-        }
-        assert sum(sum(kinds.values()) for kinds in bound.details["placement"].values()) > 0
+        shares = {name: fact.value for name, fact in bound.facts.items() if fact.unit == "1"}
+        assert set(shares) - {"share_time_asked"} == {"ran_as_asked", "share_nodes_asked"}
+        assert set(shares.values()) == {1.0}
+        ran = sum(sum(kinds.values()) for kinds in bound.details["placement"].values())
+        assert bound.details["nodes"]["executed"] == ran > 0
     loaded.close()
     return loaded
 
@@ -71,11 +71,11 @@ def check(arm, context):
 def usable(variant):
     if backend(variant).available()[0] is None:
         pytest.skip(f"{variant} is not available here")
-    return arms(**SMALL)[variant]
+    return arms(**SMALL, variants=[variant])[variant]
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("variant", spec.VARIANTS)
+@pytest.mark.parametrize("variant", [*spec.USUAL, *spec.FURTHER])
 def test_every_arm_agrees_with_float64(variant, context):
     loaded = check(usable(variant), context)
     if variant in ("onnxruntime", "openvino"):

@@ -14,6 +14,11 @@ BACKENDS: dict[str, str] = {
     "torch-compile": "frugalbench.backends.torch_compile",
     "onnxruntime": "frugalbench.backends.onnxruntime",
     "openvino": "frugalbench.backends.openvino",
+    "onnx-reference": "frugalbench.backends.onnx_reference",
+    "tract": "frugalbench.backends.tract",
+    "tinygrad": "frugalbench.backends.tinygrad",
+    "iree": "frugalbench.backends.iree",
+    "mnn": "frugalbench.backends.mnn",
 }
 """Runtimes that execute a whole model: name to module. Each module keeps the protocol of ``backends.base``."""
 

@@ -45,6 +45,14 @@ class Placement:
     other: Mapping[str, str] = field(default_factory=dict)
     operators: Mapping[str, str] = field(default_factory=dict)
     """Node to operator type, where the runtime tells."""
+    grain: str = "node"
+    """What an entry is: an executed ``node``, a ``module``, ``parameter`` or ``kernel``, or the whole ``graph``."""
+    time_s: Mapping[str, float] = field(default_factory=dict)
+    """Node to seconds in the observed call, profiler included; empty where the runtime does not tell."""
+    inserted: frozenset[str] = frozenset()
+    """Nodes that the runtime put in: casts, copies between devices, changes of layout."""
+    copied_bytes: int | None = None
+    """What one call copies between host and device; ``None`` where the runtime does not tell."""
 
     @property
     def nodes(self) -> dict[str, str]:
@@ -61,6 +69,31 @@ class Placement:
         """Share of all nodes that ran where asked; 0.0 when no node is known to have run."""
         places = list(self.nodes.values())
         return places.count(self.asked) / len(places) if places else 0.0
+
+    @property
+    def share_time_asked(self) -> float | None:
+        """Share of the observed time that was spent where asked; ``None`` when no time is known."""
+        total_s = sum(self.time_s.values())
+        asked_s = sum(time_s for node, time_s in self.time_s.items() if self.nodes.get(node) == self.asked)
+        return asked_s / total_s if total_s else None
+
+    def summary(self, model_nodes: int | None = None) -> dict[str, Any]:
+        """What became of the model's nodes, as plain data; ``model_nodes`` is their number in the file.
+
+        ``absorbed`` nodes of the file were fused, folded or dropped; ``None`` where the runtime split nodes up, or
+        tells of no nodes.
+        """
+        own = len(self.nodes) - len(self.inserted)
+        absorbed = model_nodes - own if model_nodes is not None and self.grain == "node" else None
+        return {
+            "grain": self.grain,
+            "model": model_nodes,
+            "executed": len(self.nodes),
+            "absorbed": None if absorbed is None or absorbed < 0 else absorbed,
+            "inserted": dict(Counter(self.operators.get(node, "node") for node in sorted(self.inserted))),
+            "copied_bytes": self.copied_bytes,
+            "share_time_asked": self.share_time_asked,
+        }
 
     def histogram(self) -> dict[str, dict[str, int]]:
         """Place to operator type to number of nodes."""
@@ -118,9 +151,13 @@ class Backend(Protocol):
     NAME: str
     DISTRIBUTION: str
     """Its name on the package index."""
+    FAMILY: str
+    """The code base that computes: backends of one family are no independent witnesses of each other."""
     TAKES: str
     """``module`` (a ``torch.nn.Module`` in eval mode) or ``onnx`` (the path of a file)."""
     DEVICES: tuple[str, ...]
+    MOST_THREADS: int | None
+    """Threads that it can be made to use; ``None``: as many as asked for."""
 
     def available(self) -> tuple[str | None, str]:
         """Version, and why it cannot be used (empty when it can). Imports nothing heavy."""
@@ -154,6 +191,13 @@ def content_key(parts: Mapping[str, Any]) -> str:
     """Short name of some content: equal parts give equal keys, in every process."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_key(model: Path, parts: Mapping[str, Any]) -> str:
+    """:func:`content_key` of a model file and of whatever else a build from it depends on."""
+    with model.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return content_key({"file": digest, **parts})
 
 
 @contextmanager

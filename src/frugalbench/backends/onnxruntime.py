@@ -1,59 +1,106 @@
 """ONNX Runtime, one execution provider at a time, never with a silent way back to the CPU.
 
-The list of providers of a session says what may run, not what ran: the profile of one real call names the
-provider of each node, and that is what :func:`load` believes.
+The device is a provider's short name (``frugalbench.providers``). The list of providers of a session says what may
+run, not what ran: the profile of one real call names the provider of each node, and that is what :func:`load`
+believes. ONNX Runtime's Python layer goes back to the CPU in two more places, when a session opens and when a call
+fails; ``enable_fallback=0`` closes both (``disable_fallback()`` on an open session comes too late for the first).
 """
 
+import ctypes
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from frugalbench.backends.base import Arrays, Options, Placement, check_device, installed
+from frugalbench.providers import BUILDS, PROVIDERS, Provider
 from frugalbench.schema import Artefact
 from frugalbench.workloads.base import SilentFallback
 
 NAME = "onnxruntime"
 DISTRIBUTION = "onnxruntime"
-FLAVOURS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-cann")
+FAMILY = "onnxruntime"
 TAKES = "onnx"
-PROVIDERS: dict[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEVICES = tuple(PROVIDERS)
+MOST_THREADS = None
 
 # Read when onnxruntime is first imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
-"""fp32 is asked for, so 19-bit products are switched off where they are the default."""
+_COPIES = ("MemcpyFromHost", "MemcpyToHost")
+_LAYOUTS = ("ReorderInput", "ReorderOutput")
+_CASTS = "InsertedPrecisionFreeCast_"
+"""How the names of casts begin that ONNX Runtime puts in."""
 
 
 def available() -> tuple[str | None, str]:
-    """Version of whichever flavour is installed, or how to get one."""
-    return installed(*FLAVOURS)
+    """Version of whichever build is installed, or how to get one."""
+    return installed(*BUILDS)
 
 
 def load(model: Path, options: Options, examples: Sequence[Arrays]) -> "OnnxRuntimeRunnable":
     """Open a session, and prove in a second, profiled one where the nodes run."""
+    check_device("ONNX Runtime", options.device, DEVICES)
+    provider = PROVIDERS[options.device]
+    os.environ.update(provider.environment)
     import onnxruntime
 
-    check_device("ONNX Runtime", options.device, DEVICES)
-    asked = PROVIDERS[options.device]
-    if asked not in onnxruntime.get_available_providers():
-        raise RuntimeError(f"this onnxruntime has no {asked}: pip install onnxruntime-gpu in place of onnxruntime")
-    strict = _strict(onnxruntime, model, options, asked)
-    found = profile(onnxruntime, model, options, asked, strict, examples[0])
+    if provider.provider not in onnxruntime.get_available_providers():
+        raise RuntimeError(f"this onnxruntime has no {provider.provider}: {_remedy(provider)}")
+    if provider.device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA's libraries from pip's packages, where they are installed
+    strict = _strict(onnxruntime, model, options)
+    found = profile(onnxruntime, model, options, strict, examples[0])
     found.require("ONNX Runtime")
-    return OnnxRuntimeRunnable(_session(onnxruntime, model, options, asked, strict), options, found, strict)
+    return OnnxRuntimeRunnable(_session(onnxruntime, model, options, strict), options, found, strict)
 
 
-def _strict(runtime: Any, model: Path, options: Options, asked: str) -> bool:
+def survey() -> dict[str, str]:
+    """Each provider that the installed build lists, by short name, with what became of a small graph on it."""
+    import onnxruntime
+
+    listed = onnxruntime.get_available_providers()
+    with tempfile.TemporaryDirectory() as folder:
+        model = _small_graph(Path(folder) / "small.onnx")
+        return {name: _tried(model, name) for name, item in PROVIDERS.items() if item.provider in listed}
+
+
+def _small_graph(path: Path) -> Path:
+    from onnx import TensorProto, helper, save
+
+    shape = [4, 4]
+    inputs, outputs = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "small", inputs, outputs)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def _tried(model: Path, device: str) -> str:
+    options = Options(1, device, model.parent, "survey", ("x",), ("y",))
+    try:
+        load(model, options, [{"x": np.eye(4, dtype=np.float32)}])
+    except RuntimeError as problem:
+        return str(problem)
+    return "runs"
+
+
+def _remedy(provider: Provider) -> str:
+    if provider.system not in ("", platform.system()):
+        return f"its build exists for {provider.system} only"
+    return f"pip install {provider.distributions[0]} in place of the installed build, or in another environment"
+
+
+def _strict(runtime: Any, model: Path, options: Options) -> bool:
     """Whether a session without any fallback opens. A refusal is no verdict yet: it may be shape arithmetic only."""
-    if asked == PROVIDERS["cpu"]:
+    if options.device == "cpu":
         return True
     try:
-        _session(runtime, model, options, asked, strict=True)
+        _session(runtime, model, options, strict=True)
     except RuntimeError as problem:
         if isinstance(problem, SilentFallback) or "fallback" not in str(problem).lower():
             raise
@@ -61,50 +108,99 @@ def _strict(runtime: Any, model: Path, options: Options, asked: str) -> bool:
     return True
 
 
-def _session(runtime: Any, model: Path, options: Options, asked: str, strict: bool, profile_to: str = "") -> Any:
+def _session(runtime: Any, model: Path, options: Options, strict: bool, profile_to: str = "") -> Any:
+    provider = PROVIDERS[options.device]
+    settings = _settings(runtime, options, profile_to)
+    given = {key: value.format(threads=options.threads) for key, value in provider.options.items()}
+    providers: list[Any] = [(provider.provider, given)]
+    if options.device != "cpu":
+        if strict:
+            settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        else:
+            providers.append(PROVIDERS["cpu"].provider)
+    try:
+        session = runtime.InferenceSession(str(model), settings, providers=providers, enable_fallback=0)
+    except Exception as problem:
+        _check_opens(runtime, provider)
+        raise RuntimeError(f"ONNX Runtime cannot load the model: {_first_line(problem)}") from problem
+    if provider.provider not in session.get_providers():
+        _check_opens(runtime, provider)
+        opened = ", ".join(session.get_providers())
+        raise SilentFallback(f"ONNX Runtime was asked for {provider.provider} and opened {opened}")
+    return session
+
+
+def _settings(runtime: Any, options: Options, profile_to: str) -> Any:
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
+    if options.device == "dml":
+        settings.enable_mem_pattern = False  # DirectML refuses it
     if profile_to:
         settings.enable_profiling, settings.profile_file_prefix = True, profile_to
-    providers: list[Any] = [(asked, _PROVIDER_OPTIONS.get(asked, {}))]
-    if asked != PROVIDERS["cpu"]:
-        if strict:
-            settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        else:
-            providers.append(PROVIDERS["cpu"])
+    return settings
+
+
+def _check_opens(runtime: Any, provider: Provider) -> None:
+    """Raise :class:`SilentFallback` when the build lists a provider whose own library does not load."""
+    library = Path(runtime.__file__).parent / "capi" / provider.library
+    if not provider.library or not library.exists():
+        return
     try:
-        session = runtime.InferenceSession(str(model), settings, providers=providers)
-    except Exception as problem:
-        raise RuntimeError(f"ONNX Runtime cannot load the model: {_first_line(problem)}") from problem
-    if asked not in session.get_providers():
-        raise SilentFallback(f"ONNX Runtime was asked for {asked} and opened {', '.join(session.get_providers())}")
-    return session
+        ctypes.CDLL(str(library))
+    except OSError as problem:
+        if "cannot open shared object file" in str(problem):  # other complaints are about what only a session has
+            lists = f"ONNX Runtime lists {provider.provider}, but cannot open it and would run on the CPU"
+            raise SilentFallback(f"{lists}: {problem}") from None
 
 
-def profile(runtime: Any, model: Path, options: Options, asked: str, strict: bool, example: Arrays) -> Placement:
-    """Run once under the profiler and read each node's provider from what it wrote."""
+def profile(runtime: Any, model: Path, options: Options, strict: bool, example: Arrays) -> Placement:
+    """Run twice under the profiler and read each node's provider from what it wrote; times are the second call's."""
+    feed = {name: example[name] for name in options.inputs}
     with tempfile.TemporaryDirectory() as folder:
-        session = _session(runtime, model, options, asked, strict, str(Path(folder) / "profile"))
-        session.run(None, {name: example[name] for name in options.inputs})
+        session = _session(runtime, model, options, strict, str(Path(folder) / "profile"))
+        outputs = [session.run(None, feed) for _ in range(2)][-1]
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return placement_of(events, asked)
+    provider = PROVIDERS[options.device]
+    crossing = [*feed.values(), *(outputs or [])] if provider.memory == "cpu" and provider.device != "cpu" else []
+    crossing_bytes = sum(int(getattr(value, "nbytes", 0)) for value in crossing)
+    return placement_of(events, provider.provider, crossing_bytes, has_device=provider.device != "cpu")
 
 
-def placement_of(events: Sequence[Mapping[str, Any]], asked: str) -> Placement:
-    """Placement from the events of a profile; nodes that touch no floating-point tensor are not compute."""
-    compute: dict[str, str] = {}
-    other: dict[str, str] = {}
-    operators: dict[str, str] = {}
-    for event in events:
-        facts = event.get("args", {})
-        if event.get("cat") != "Node" or "provider" not in facts:
-            continue
-        node = str(event["name"]).removesuffix("_kernel_time")
-        (compute if _touches_float(facts) else other)[node] = facts["provider"]
-        operators[node] = facts.get("op_name", "node")
-    return Placement(asked, compute, other, operators)
+def placement_of(
+    events: Sequence[Mapping[str, Any]], asked: str, crossing_bytes: int = 0, has_device: bool = False
+) -> Placement:
+    """Placement from the events of a profile; nodes that touch no floating-point tensor are not compute.
+
+    ``crossing_bytes`` go over at the graph's edges; with a device of its own memory they and the bytes of copying
+    nodes are ``copied_bytes``, without one nothing is copied.
+    """
+    facts = {_node(event): event for event in events if event.get("cat") == "Node" and "provider" in event["args"]}
+    arguments = {node: event["args"] for node, event in facts.items()}
+    operators = {node: str(found.get("op_name", "node")) for node, found in arguments.items()}
+    places = {node: str(found["provider"]) for node, found in arguments.items()}
+    compute = {node: place for node, place in places.items() if _touches_float(arguments[node])}
+    copies = [int(arguments[node].get("output_size", 0)) for node, kind in operators.items() if kind in _COPIES]
+    return Placement(
+        asked,
+        compute,
+        {node: place for node, place in places.items() if node not in compute},
+        operators,
+        time_s={node: event.get("dur", 0) / 1e6 for node, event in facts.items()},
+        inserted=frozenset(node for node, kind in operators.items() if _inserted(node, kind)),
+        copied_bytes=crossing_bytes + sum(copies) if has_device else 0,
+    )
+
+
+def _node(event: Mapping[str, Any]) -> str:
+    """Name and number: names need not be unique in a file."""
+    name, number = str(event["name"]).removesuffix("_kernel_time"), event["args"].get("node_index")
+    return name if number is None else f"{name} #{number}"
+
+
+def _inserted(node: str, kind: str) -> bool:
+    return kind in _COPIES or kind in _LAYOUTS or (kind == "Cast" and node.startswith(_CASTS))
 
 
 def _touches_float(facts: Mapping[str, Any]) -> bool:
@@ -118,34 +214,36 @@ def _first_line(problem: Exception) -> str:
 
 
 class OnnxRuntimeRunnable:
-    """A session. On a CPU it takes and returns numpy arrays; elsewhere inputs and outputs stay on the device."""
+    """A session. In host memory it takes and returns numpy arrays; else inputs and outputs stay on the device."""
 
     artefacts: tuple[Artefact, ...] = ()
 
     def __init__(self, session: Any, options: Options, found: Placement, strict: bool) -> None:
         self._session, self._options, self._found = session, options, found
+        self._memory = PROVIDERS[options.device].memory
         settings = session.get_session_options()
         self.details: dict[str, Any] = {
             "threads": settings.intra_op_num_threads,
             "providers": session.get_providers(),
             "fallback_disabled": strict,
+            "inputs_on": self._memory,
         }
 
     def prepare(self, inputs: Arrays) -> Any:
         """A feed of numpy arrays, or a binding whose inputs already lie on the device."""
         feed = {name: inputs[name] for name in self._options.inputs}
-        return feed if self._options.device == "cpu" else self._bind(feed)
+        return feed if self._memory == "cpu" else self._bind(feed)
 
     def run(self, prepared: Any) -> Any:
         """One call of the session."""
-        if self._options.device == "cpu":
+        if self._memory == "cpu":
             return self._session.run(list(self._options.outputs), prepared)
         self._session.run_with_iobinding(prepared)
         return prepared
 
     def fetch(self, outputs: Any) -> Arrays:
         """Results by name."""
-        values = outputs if self._options.device == "cpu" else outputs.copy_outputs_to_cpu()
+        values = outputs if self._memory == "cpu" else outputs.copy_outputs_to_cpu()
         return dict(zip(self._options.outputs, values, strict=True))
 
     def placement(self) -> Placement:
@@ -160,7 +258,7 @@ class OnnxRuntimeRunnable:
 
         binding = self._session.io_binding()
         for name, value in feed.items():
-            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value, self._options.device, 0))
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value, self._memory, 0))
         for name in self._options.outputs:
-            binding.bind_output(name, self._options.device)
+            binding.bind_output(name, self._memory)
         return binding

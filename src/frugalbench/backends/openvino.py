@@ -11,8 +11,10 @@ from frugalbench.schema import Artefact
 
 NAME = "openvino"
 DISTRIBUTION = "openvino"
+FAMILY = "openvino"
 TAKES = "onnx"
 DEVICES = ("cpu",)
+MOST_THREADS = None
 
 # Read when openvino is first imported: it sends no usage data from a CI machine.
 os.environ["CI"] = "true"
@@ -78,15 +80,22 @@ class OpenVinoRunnable:
         nodes = {node.get_friendly_name(): facts for node, facts in found if facts["layerType"] not in NOT_RUN}
         compute = {name: place for name, facts in nodes.items() if facts["runtimePrecision"] in _FLOATS}
         other = {name: place for name in nodes if name not in compute}
-        return Placement("CPU", compute, other, {name: facts["layerType"] for name, facts in nodes.items()})
+        return Placement(
+            "CPU",
+            compute,
+            other,
+            {name: facts["layerType"] for name, facts in nodes.items()},
+            inserted=frozenset(name for name, facts in nodes.items() if not facts["originalLayersNames"]),
+            copied_bytes=0,
+        )
 
     def synchronize(self) -> None:
         """Nothing to wait for: inference is synchronous."""
 
 
 def runtime_nodes(compiled: Any) -> list[tuple[Any, dict[str, str]]]:
-    """Each node of the executed graph, with its layer type, precision and kernel."""
-    wanted = ("layerType", "runtimePrecision", "primitiveType")
+    """Each node of the executed graph, with layer type, precision, kernel and the file's nodes in it."""
+    wanted = ("layerType", "runtimePrecision", "primitiveType", "originalLayersNames")
     return [
         (node, {key: str(node.get_rt_info()[key].value) for key in wanted})
         for node in compiled.get_runtime_model().get_ordered_ops()

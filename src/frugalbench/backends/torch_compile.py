@@ -25,8 +25,10 @@ from frugalbench.workloads.base import SilentFallback
 
 NAME = "torch-compile"
 DISTRIBUTION = "torch"
+FAMILY = "torch"
 TAKES = "module"
 DEVICES = ("cpu", "cuda")
+MOST_THREADS = None
 
 # Read when inductor is first imported: no pool of compiling processes beside a measurement.
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
@@ -53,7 +55,7 @@ def load(model: Any, options: Options, examples: Sequence[Arrays]) -> TorchRunna
     runnable.artefacts = tuple(_build(runnable, options, example) for example in examples)
     runnable.details |= _graphs()
     places = {name: value.device.type for name, value in module.named_parameters()}
-    runnable.found = Placement(options.device, places, operators=dict.fromkeys(places, "parameter"))
+    runnable.found = Placement(options.device, places, operators=dict.fromkeys(places, "parameter"), grain="parameter")
     return runnable
 
 

@@ -10,8 +10,10 @@ from frugalbench.schema import Artefact
 
 NAME = "torch-eager"
 DISTRIBUTION = "torch"
+FAMILY = "torch"
 TAKES = "module"
 DEVICES = ("cpu", "cuda")
+MOST_THREADS = None
 
 
 def available() -> tuple[str | None, str]:
@@ -78,7 +80,7 @@ class TorchRunnable:
         with _hooks(self._module, places):
             self.run(self.prepare(example))
         kinds = {name or "model": type(leaf).__name__ for name, leaf in _leaves(self._module)}
-        return Placement(self._options.device, places, operators=kinds)
+        return Placement(self._options.device, places, operators=kinds, grain="module")
 
 
 def _leaves(module: Any) -> list[tuple[str, Any]]:

