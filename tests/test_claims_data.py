@@ -24,12 +24,12 @@ TESTED = {
         "quant.per_watt",
         "quant.per_flop",
     ),
-    *("onnx.models", "onnx.parity", "onnx.speed"),
+    *("onnx.models", "onnx.parity", "onnx.speed", "adaptation.torch"),
     *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"),
 }
 UNTESTED = {
     *("quant.reach", "onnx.conformance"),
-    *("adaptation.tax", "adaptation.torch", "net.hetero", "net.cross_region", "net.trillion", "net.memory_pool"),
+    *("adaptation.tax", "net.hetero", "net.cross_region", "net.trillion", "net.memory_pool"),
 }
 each = pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 

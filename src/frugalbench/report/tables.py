@@ -18,13 +18,14 @@ FAMILIES = {
     "moe": "Mixture of experts",
     "quant": "Quantisation",
     "onnx": "Portability through ONNX",
+    "adaptation": "Adapting to other silicon",
     "net": "Clusters and networks",
     "machine": "Measured peaks of this machine",
 }
 LEAST_BOUND, MOST_BOUND = 0.001, 1000.0
 _OTHER_NAMES = {
     "quality": "moe", "lm_quality": "moe", "allreduce": "net", "expert_parallel": "net", "cluster": "net",
-    "simulate": "net", "model_decode": "quant",
+    "simulate": "net", "model_decode": "quant", "foreign_device": "adaptation",
 }  # fmt: skip
 
 

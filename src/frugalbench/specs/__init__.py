@@ -10,6 +10,7 @@ SPECS = {
     "onnx_model": "frugalbench.specs.onnx_model",
     "allreduce": "frugalbench.specs.allreduce",
     "expert_parallel": "frugalbench.specs.expert_parallel",
+    "foreign_device": "frugalbench.specs.foreign_device",
     "cluster_model": "frugalbench.specs.cluster_model",
     "selftest": "frugalbench.specs.selftest",
 }

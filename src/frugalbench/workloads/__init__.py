@@ -10,6 +10,7 @@ BUILDERS = {
     "onnx_model": "frugalbench.workloads.onnx_model",
     "allreduce": "frugalbench.workloads.allreduce",
     "expert_parallel": "frugalbench.workloads.expert_parallel",
+    "foreign_device": "frugalbench.workloads.foreign_device",
     "selftest": "frugalbench.workloads.selftest",
     "versus": "frugalbench.workloads.versus",
 }
