@@ -56,11 +56,12 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.foreign import foreign_tables
     from frugalbench.report.quantized import quantized_tables
     from frugalbench.report.saving import saving_tables
+    from frugalbench.report.tax import tax_tables
     from frugalbench.report.whole_model import whole_model_tables
 
     quantised = [*quantized_tables(runs), *whole_model_tables(runs), *accuracy_tables(runs)]
     clusters = [*collectives_tables(runs), *expert_parallel_tables(runs)]
-    return [*saving_tables(runs), *quantised, *clusters, *foreign_tables(runs)]
+    return [*saving_tables(runs), *quantised, *clusters, *foreign_tables(runs), *tax_tables(runs)]
 
 
 def _csv(_: Sequence[Run], __: Sequence[Verdict], lines: Sequence[Row], ___: Path | None) -> str:

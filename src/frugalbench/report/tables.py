@@ -26,6 +26,7 @@ LEAST_BOUND, MOST_BOUND = 0.001, 1000.0
 _OTHER_NAMES = {
     "quality": "moe", "lm_quality": "moe", "allreduce": "net", "expert_parallel": "net", "cluster": "net",
     "simulate": "net", "model_decode": "quant", "foreign_device": "adaptation",
+    "kernel_tax": "adaptation",
 }  # fmt: skip
 
 

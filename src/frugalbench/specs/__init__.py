@@ -11,6 +11,7 @@ SPECS = {
     "allreduce": "frugalbench.specs.allreduce",
     "expert_parallel": "frugalbench.specs.expert_parallel",
     "foreign_device": "frugalbench.specs.foreign_device",
+    "kernel_tax": "frugalbench.specs.kernel_tax",
     "cluster_model": "frugalbench.specs.cluster_model",
     "selftest": "frugalbench.specs.selftest",
 }

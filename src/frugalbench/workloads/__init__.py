@@ -11,6 +11,7 @@ BUILDERS = {
     "allreduce": "frugalbench.workloads.allreduce",
     "expert_parallel": "frugalbench.workloads.expert_parallel",
     "foreign_device": "frugalbench.workloads.foreign_device",
+    "kernel_tax": "frugalbench.workloads.kernel_tax",
     "selftest": "frugalbench.workloads.selftest",
     "versus": "frugalbench.workloads.versus",
 }
