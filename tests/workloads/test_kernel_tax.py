@@ -13,8 +13,8 @@ from frugalbench.workloads.base import Context
 from frugalbench.workloads.layers import code_lines
 from workloads.fake_machine import Machine
 
-SLOW = ("torch-compile",)
-VARIANTS = [pytest.param(name, marks=[pytest.mark.real] if name in SLOW else []) for name in spec.VARIANTS]
+VARIANTS = [name for name in spec.VARIANTS if name != "torch-compile"]
+"""Inductor compiles for twenty seconds; the arm's answer is checked before it is timed, as every arm's."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_every_way_gives_the_reference_in_every_position(variant, context):
         pytest.importorskip("openvino")
     arm = make_arm(variant)
     loaded = builder.load(arm, context)
-    for case in arm.cases[:1] if variant in SLOW else arm.cases:
+    for case in arm.cases:
         bound, wanted = loaded.bind(case), builder.reference(case, context)["y"]
         for index in (0, 1, 2):
             assert distance(bound.output(index)["y"], wanted[index % bound.rotation]) < case.tolerance
