@@ -111,7 +111,7 @@ def _count(value: float) -> Quantity:
 def _refusal(census: Census) -> str:
     """Why the model cannot be timed: without the census it would stop at the first operator that is missing."""
     missing = census.with_outcome(MISSING)
-    return f"the adapter lacks {', '.join(missing)}, and has no fallback" if missing else ""
+    return f"the adapter lacks {', '.join(missing)}, which its fallback refuses too" if missing else ""
 
 
 def reference(case: Case, context: Context) -> Arrays:
