@@ -373,7 +373,8 @@ class PairedRatio(Frozen, frozen=True, kw_only=True, tag="paired_ratio", tag_fie
 
     ``scale`` turns the ratio into the estimand: ``none`` leaves it; ``flop`` multiplies it by
     candidate FLOP / baseline FLOP (the share of the paper saving that is realised, which is also
-    the ratio of the two MFU); ``peak_share`` compares the shares of each arm's own measured peak.
+    the ratio of the two MFU); ``peak_share`` compares the shares of each arm's own measured peak; ``tax`` is
+    what the baseline lacks of the candidate's speed, 1 - 1 / ratio.
     """
 
     workload: str

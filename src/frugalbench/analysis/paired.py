@@ -184,7 +184,7 @@ def _pilot_values(name: str, group: Group, metric: str) -> list[float]:
 
 def _work(case: Case, scale: str, evidence: Evidence) -> float | None:
     """What turns units of work per second into the estimand's terms; ``None`` when a peak was not measured."""
-    if scale == "none" or case.cost is None:
+    if scale in ("none", "tax") or case.cost is None:
         return 1.0
     token = case.cost.token or 1.0
     if scale == "flop":
@@ -223,7 +223,7 @@ def _levels(
     p_values = {}
     for name in names:
         parts = _parts(rule, evidence, group, name, strongest)
-        p_values[name] = statistics.p_value(*parts, claim.threshold, evidence.floor) if parts else 1.0
+        p_values[name] = statistics.p_value(*parts, _limit(claim), evidence.floor) if parts else 1.0
     return statistics.holm(p_values, evidence.alpha_of(group.comparison))
 
 
@@ -235,8 +235,9 @@ def _row(
     if against is None:
         reason = f"{name}{group.label}: no common round with {strongest}, or its peak was not measured"
         return not_tested(claim, evidence, group.regime, reason, arm=arm)
+    bounds = _bound(rule, against.low), _bound(rule, against.high)
     return judge(
-        claim, evidence, group.regime, against.ratio, against.low, against.high,
+        claim, evidence, group.regime, _shown(rule, against.ratio), *bounds,
         metric=_metric_name(rule), candidate=name + group.label, baseline=strongest, tier=group.counted[name][0].tier,
         replicates=against.replicates, confidence=against.confidence, arm=arm,
         outcome=_outcome(claim, intervals, strongest), extra=_extra(claim, group, name, intervals, strongest),
@@ -254,7 +255,22 @@ def _outcome(claim: Claim, intervals: Mapping[str, Interval], strongest: str) ->
 def _against(claim: Claim, item: Interval) -> Outcome:
     if item.low is None or item.high is None:
         return Outcome.INCONCLUSIVE
-    return decide_outcome(claim.direction, claim.threshold, item.low, item.high)
+    return decide_outcome(claim.direction, _limit(claim), item.low, item.high)
+
+
+def _limit(claim: Claim) -> float:
+    """The threshold as a ratio of speeds."""
+    assert isinstance(claim.rule, PairedRatio)
+    return 1 / (1 - claim.threshold) if claim.rule.scale == "tax" else claim.threshold
+
+
+def _shown(rule: PairedRatio, ratio: float) -> float:
+    """What a ratio of speeds, hand-tuned over portable, says of the tax, which grows with it; elsewhere the ratio."""
+    return 1 - 1 / ratio if rule.scale == "tax" and ratio else ratio
+
+
+def _bound(rule: PairedRatio, ratio: float | None) -> float | None:
+    return None if ratio is None else _shown(rule, ratio)
 
 
 def _unbeaten(claim: Claim, intervals: Mapping[str, Interval]) -> list[str]:
@@ -270,7 +286,9 @@ def _extra(claim: Claim, group: Group, name: str, intervals: Mapping[str, Interv
         notes.append("steady load: no round set aside")
     if _against(claim, intervals[strongest]) is Outcome.SUPPORTED and (rest := _unbeaten(claim, intervals)):
         notes.append(f"not settled against {', '.join(rest)}")
-    others = [f"{item.ratio:.3g} over {base}" for base, item in intervals.items() if base != strongest]
+    rule = claim.rule
+    assert isinstance(rule, PairedRatio)
+    others = [f"{_shown(rule, item.ratio):.3g} over {base}" for base, item in intervals.items() if base != strongest]
     if others:
         notes.append(", ".join(others))
     missing = [f"{base} left out ({_why_left_out(group, base)})" for base in _left_out(claim, intervals)]
@@ -290,4 +308,6 @@ def _left_out(claim: Claim, intervals: Mapping[str, Interval]) -> list[str]:
 
 def _metric_name(rule: PairedRatio) -> str:
     base = "speed" if rule.metric == "time" else "tokens per joule"
-    return {"none": base, "flop": f"{base} x FLOP ratio", "peak_share": f"{base} as share of peak"}[rule.scale]
+    names = {"flop": f"{base} x FLOP ratio", "peak_share": f"{base} as share of peak"}
+    names |= {"none": base, "tax": f"1 - portable / hand-tuned {base}"}
+    return names[rule.scale]

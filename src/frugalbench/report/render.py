@@ -55,10 +55,12 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.conformance import conformance_tables
     from frugalbench.report.emulated import emulated_tables
     from frugalbench.report.expert_parallel import expert_parallel_tables
+    from frugalbench.report.foreign import foreign_tables
     from frugalbench.report.pareto import pareto_tables
     from frugalbench.report.quantized import quantized_tables
     from frugalbench.report.reach import reach_tables
     from frugalbench.report.saving import saving_tables
+    from frugalbench.report.tax import tax_tables
     from frugalbench.report.whole_model import whole_model_tables
 
     makers = (
@@ -72,6 +74,8 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
         collectives_tables,
         expert_parallel_tables,
         emulated_tables,
+        foreign_tables,
+        tax_tables,
     )
     return [table for make in makers for table in make(runs)]
 

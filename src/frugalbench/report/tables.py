@@ -18,13 +18,15 @@ FAMILIES = {
     "moe": "Mixture of experts",
     "quant": "Quantisation",
     "onnx": "Portability through ONNX",
+    "adaptation": "Adapting to other silicon",
     "net": "Clusters and networks",
     "machine": "Measured peaks of this machine",
 }
 LEAST_BOUND, MOST_BOUND = 0.001, 1000.0
 _OTHER_NAMES = {
     "quality": "moe", "lm_quality": "moe", "allreduce": "net", "expert_parallel": "net", "cluster": "net",
-    "emulated_network": "net", "simulate": "net", "model_decode": "quant",
+    "emulated_network": "net", "simulate": "net", "model_decode": "quant", "foreign_device": "adaptation",
+    "kernel_tax": "adaptation",
 }  # fmt: skip
 
 

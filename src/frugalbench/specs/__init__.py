@@ -12,6 +12,8 @@ SPECS = {
     "allreduce": "frugalbench.specs.allreduce",
     "expert_parallel": "frugalbench.specs.expert_parallel",
     "emulated_network": "frugalbench.specs.emulated_network",
+    "foreign_device": "frugalbench.specs.foreign_device",
+    "kernel_tax": "frugalbench.specs.kernel_tax",
     "cluster_model": "frugalbench.specs.cluster_model",
     "selftest": "frugalbench.specs.selftest",
 }

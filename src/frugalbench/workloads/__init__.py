@@ -12,6 +12,8 @@ BUILDERS = {
     "allreduce": "frugalbench.workloads.allreduce",
     "expert_parallel": "frugalbench.workloads.expert_parallel",
     "emulated_network": "frugalbench.workloads.emulated_network",
+    "foreign_device": "frugalbench.workloads.foreign_device",
+    "kernel_tax": "frugalbench.workloads.kernel_tax",
     "selftest": "frugalbench.workloads.selftest",
     "versus": "frugalbench.workloads.versus",
 }
