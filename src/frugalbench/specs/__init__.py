@@ -8,6 +8,7 @@ SPECS = {
     "quantized_model": "frugalbench.specs.quantized_model",
     "model_decode": "frugalbench.specs.model_decode",
     "onnx_model": "frugalbench.specs.onnx_model",
+    "onnx_graphs": "frugalbench.specs.onnx_graphs",
     "allreduce": "frugalbench.specs.allreduce",
     "expert_parallel": "frugalbench.specs.expert_parallel",
     "cluster_model": "frugalbench.specs.cluster_model",

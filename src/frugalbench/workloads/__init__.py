@@ -8,6 +8,7 @@ BUILDERS = {
     "quantized_model": "frugalbench.workloads.quantized_model",
     "model_decode": "frugalbench.workloads.model_decode",
     "onnx_model": "frugalbench.workloads.onnx_model",
+    "onnx_graphs": "frugalbench.workloads.onnx_graphs",
     "allreduce": "frugalbench.workloads.allreduce",
     "expert_parallel": "frugalbench.workloads.expert_parallel",
     "selftest": "frugalbench.workloads.selftest",
