@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _selftest(commands)
     _versus(commands)
     _portability(commands)
+    _bisect(commands)
     return parser
 
 
@@ -216,6 +217,16 @@ def _portability(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--time-budget", type=float, default=90.0, metavar="S", help="seconds at most (90)")
     command.add_argument("--replicates", type=int, default=4, metavar="N", help="fresh starts of each backend (4)")
     command.add_argument("--out", metavar="DIR", help="keep the run directory here")
+
+
+def _bisect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "bisect", "the first node of an ONNX model that a backend computes wrongly")
+    _model(command)
+    command.add_argument("--backend", metavar="NAME", default="onnxruntime", help="which runtime (onnxruntime)")
+    command.add_argument("--tolerance", type=float, metavar="E", help="largest error over rms (by format and depth)")
+    command.add_argument(
+        "--against", metavar="OTHER.onnx", help="hold values of equal names against this model's, such as the original"
+    )
 
 
 if __name__ == "__main__":

@@ -66,6 +66,8 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and not value >= least:
             raise FrugalbenchError(f"--{name.replace('_', '-')}: must be at least {least:g}, not {value}")
+    if arguments.input and not Path(arguments.input).is_file():
+        raise FrugalbenchError(f"{arguments.input}: no such file")
 
 
 def dims_of(given: list[str]) -> dict[str, int]:

@@ -6,8 +6,9 @@ inputs to see whether that reference can be had. Nothing of the file is executed
 
 import hashlib
 import itertools
+import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def inspect(request: Mapping[str, Any]) -> dict[str, Any]:
         "external_files": [file.name for file in files],
         "sha256": file_hash(path, *files),
     }
+    if request.get("feed"):
+        load_feed(request["feed"], [item["name"] for item in found["inputs"]])
     return found | {"no_exact": _no_exact(model, found, request)}
 
 
@@ -111,10 +114,20 @@ def _no_exact(model: Any, found: dict[str, Any], request: Mapping[str, Any]) -> 
     return f"{', '.join(rounded)} came out in less than float64" if rounded else ""
 
 
-def load_feed(path: str) -> dict[str, np.ndarray]:
-    """Inputs by name from an ``.npz`` file; nothing in it is unpickled."""
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+def load_feed(path: str, names: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Inputs by name from an ``.npz`` file, just ``names`` where given; nothing in it is unpickled."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            feed = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as problem:
+        raise UnsafeModel(f"{shown(path)}: cannot be read as .npz: {_brief(problem)}") from None
+    if names and set(feed) != set(names):
+        raise UnsafeModel(f"{shown(path)}: holds {_list(feed)}; the model takes {_list(names)}")
+    return feed
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(shown(name, 60) for name in names) or "nothing"
 
 
 def describe(model: Any) -> dict[str, Any]:

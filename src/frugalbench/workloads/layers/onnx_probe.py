@@ -1,0 +1,42 @@
+"""One run of one ONNX file in one backend, as a program of its own: a crash of the runtime is an answer, not an end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frugalbench import apart
+from frugalbench.backends import backend
+from frugalbench.backends.base import Options
+from frugalbench.workloads.base import SilentFallback
+from frugalbench.workloads.layers.onnx_inspect import load_feed
+
+
+def run(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Load ``path`` in ``backend``, run it on the inputs in ``feed`` and keep its outputs in ``answers`` (``.npz``).
+
+    The answer's ``outcome`` is ``done``, ``not here``, ``fallback`` or ``failed``, with the runtime's reason.
+    """
+    runtime = backend(request["backend"])
+    version, reason = runtime.available()
+    if version is None or runtime.TAKES != "onnx":
+        return {"outcome": "not here", "reason": reason or f"{request['backend']} takes no ONNX file"}
+    feed = load_feed(request["feed"])
+    options = Options(
+        threads=request["threads"], device=request["device"], cache_dir=Path(request["cache"]), key=request["key"],
+        inputs=tuple(feed), outputs=tuple(request["outputs"]),
+    )  # fmt: skip
+    try:
+        runnable = runtime.load(Path(request["path"]), options, [feed])
+        outputs = runnable.fetch(runnable.run(runnable.prepare(feed)))
+    except SilentFallback as problem:
+        return {"outcome": "fallback", "reason": str(problem)}
+    except Exception as problem:
+        return {"outcome": "failed", "reason": " ".join(str(problem).split())[:500] or type(problem).__name__}
+    np.savez(request["answers"], **{f"value{n}": outputs[name] for n, name in enumerate(request["outputs"])})
+    return {"outcome": "done", "reason": ""}
+
+
+if __name__ == "__main__":
+    apart.serve(run)
