@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from onnx_files import WIDTH, chain, made, save, weights
 
-SHORT = ("--backends", "onnxruntime", "--replicates", "2", "--time-budget", "30")
+SHORT = ("--backends", "onnxruntime", "--replicates", "1", "--time-budget", "30")
 
 
 @pytest.fixture
@@ -53,8 +53,7 @@ def test_bisect_names_the_node_and_exits_with_one(call, model, tmp_path):
     wrong = save(chain(w2=weights()["w2"] * np.float32(1.01)), tmp_path / "wrong.onnx")
     found = call("bisect", wrong, "--against", model, "--json")
     assert (found.code, found.json["node"]["name"]) == (1, "second")
-    agrees = call("bisect", model)
-    assert agrees.code == 0 and "agrees" in agrees.out
+    assert "agrees" in call("bisect", model).out
 
 
 def bad(kind, folder):

@@ -72,6 +72,8 @@ def text_of(found: dict[str, Any]) -> list[str]:
             f"{where}: agrees; largest error {_number(found['error'])}, allowed {_number(found['tolerance'])}",
             tail,
         ]
+    if found["verdict"] == "falls back":
+        return [f"{where}: {found['reason']}", tail]
     node = found["node"]
     named = f"{node['operator']} '{node['name'] or node['outputs'][0]}'"
     place = f"node {node['index'] + 1} of {found['nodes']}"

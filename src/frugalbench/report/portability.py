@@ -189,4 +189,4 @@ def _of_file(facts: Mapping[str, Any]) -> list[str]:
 
 
 _COMMON_OPSET = 22
-"""Opset 23 brought Attention and RMSNormalization as operators; runtimes differ on it (docs/decisions.md)."""
+"""Opset 23 brought Attention and RMSNormalization as operators, which several runtimes lack."""

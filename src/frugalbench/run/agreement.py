@@ -17,12 +17,14 @@ class Agreement:
         self._rows = self._same = 0
 
     def add(self, outputs: Arrays, expected: Arrays) -> None:
-        """One position. Outputs that are missing or of another shape are left to the check itself."""
+        """One position. Outputs that are missing, of another shape or not finite are left to the check."""
         for name, want in expected.items():
             got = outputs.get(name)
             if got is None or got.shape != want.shape or not want.size:
                 continue
             difference = np.abs(got.astype(np.float64) - want)
+            if not np.isfinite(difference).all():
+                continue
             scale = float(np.sqrt(np.mean(np.square(want, dtype=np.float64)))) or 1.0
             found = {"p50": np.median(difference), "p99": np.quantile(difference, 0.99), "max": difference.max()}
             for key, value in found.items():
@@ -41,7 +43,6 @@ class Agreement:
         facts = {
             f"error_{key}": Quantity(value=value, unit="1", tier=Tier.MEASURED, source=source)
             for key, value in self._errors.items()
-            if np.isfinite(value)
         }
         if self._rows:
             rows = f"same largest value along the last axis in {self._same} of {self._rows} rows"

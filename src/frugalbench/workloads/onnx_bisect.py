@@ -46,19 +46,23 @@ class Trials:
     types: dict[str, int] = field(default_factory=dict)
     count: int = 0
 
-    def run(self, nodes: Sequence[int], outputs: Sequence[str], inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def run(
+        self, nodes: Sequence[int], outputs: Sequence[str], inputs: Mapping[str, np.ndarray], placed: bool = False
+    ) -> dict[str, Any]:
         """What became of these nodes: ``outcome``, ``reason`` and, when done, ``values`` by name."""
         self.count += 1
         place = self.folder / f"part{self.count}.onnx"
         made = part(self.model, nodes, outputs, {**self.exact, **inputs}, self.types)
         onnx.save(made, str(place))
         wanted = graph_inputs(made.graph)
-        np.savez(self.folder / "feed.npz", **{name: inputs[name] for name in wanted})
+        given: dict[str, Any] = {name: inputs[name] for name in wanted}
+        np.savez(self.folder / "feed.npz", **given)
         answers = self.folder / "answers.npz"
         answer = apart.ask(PROBE, {
             "path": str(place), "feed": str(self.folder / "feed.npz"), "answers": str(answers),
             "outputs": list(outputs), "backend": self.request["backend"], "threads": self.request["threads"],
             "device": self.request["device"], "cache": self.request["cache"], "key": file_hash(place),
+            "placed": placed,
         }, LIMIT_S)  # fmt: skip
         place.unlink()
         if answer.outcome != "done":
@@ -147,9 +151,11 @@ def _exact(request: Mapping[str, Any], feed: Arrays) -> Arrays:
 def _search(trials: Trials, limit: float) -> dict[str, Any]:
     graph = trials.model.graph
     outputs = [item.name for item in graph.output if item.name in trials.exact]
-    whole = trials.run(needed(graph, outputs), outputs, trials.feed)
+    whole = trials.run(needed(graph, outputs), outputs, trials.feed, placed=True)
     if whole["outcome"] == "not here":
         return {"verdict": "not here", "reason": whole["reason"]}
+    if whole["outcome"] == "fallback":
+        return {"verdict": "falls back", "reason": whole["reason"]}
     if not whole["values"]:
         return _first_refused(trials, whole)
     errors = {name: worst({name: value}, trials.exact) for name, value in whole["values"].items()}
@@ -220,12 +226,11 @@ def _first_refused(trials: Trials, whole: Mapping[str, Any]) -> dict[str, Any]:
     while high - low > 1:
         middle = (low + high) // 2
         done = trials.run(list(range(middle)), _ends(trials, middle), trials.feed)
-        fails = done["outcome"] not in ("done", "fallback")
+        fails = done["outcome"] != "done"
         _say(f"the first {middle} of {len(trials.model.graph.node)} nodes: {done['outcome']}")
         low, high = (low, middle) if fails else (middle, high)
         reason = done["reason"] if fails else reason
-    kind = "falls back" if whole["outcome"] == "fallback" else "refuses"
-    return {"verdict": kind, "reason": reason, "whole": whole["reason"], "node": _describe(trials, high - 1)}
+    return {"verdict": "refuses", "reason": reason, "whole": whole["reason"], "node": _describe(trials, high - 1)}
 
 
 def _ends(trials: Trials, count: int) -> list[str]:
