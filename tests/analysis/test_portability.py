@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from factory import make_fact, make_record, make_replicates, make_run
 from frugalbench.analysis.load import load_run
-from frugalbench.analysis.portability import OUTCOMES, cells, outcome_of, portabilities
-from frugalbench.report.portability import portability_tables
+from frugalbench.analysis.portability import OUTCOMES, Latency, cells, outcome_of, portabilities
+from frugalbench.report.portability import portability_tables, time_text
 from frugalbench.schema import Status
 
 REASONS = {
@@ -75,6 +75,12 @@ def test_native_arms_set_the_pace_but_are_no_backend(tmp_path):
     (found,) = portabilities(run)
     assert found.backends == 1
     assert found.phi == pytest.approx(0.25, rel=0.1)
+
+
+def test_bounds_of_a_time_show_a_unit_only_where_it_is_another_one():
+    assert time_text(Latency("r", 0.0169, 0.0118, 0.0276, 1.0)) == "16.9 ms [11.8, 27.6]"
+    assert time_text(Latency("r", 0.00102, 0.0009, 0.002, 1.0)) == "1.02 ms [900 µs, 2.00]"
+    assert time_text(Latency("r", 0.5, None, None, 1.0)) == "500 ms"
 
 
 def test_the_matrix_shows_outcomes_and_keeps_the_reason(tmp_path):

@@ -188,6 +188,7 @@ def _portability(
     running = median(means) if means else None
     whole = bool(means) and len(timed) == len(row)
     low, high = time_interval(means) if whole else (None, None)
+    high = None if high is None else max(min(high, 1.0), running or 0.0)
     passed = sum(cell.outcome == PASS for cell in row)
     return Portability(graph, regime, running if whole and running else 0.0, low, high, running, len(row), passed)
 

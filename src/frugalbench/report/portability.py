@@ -5,7 +5,7 @@ from textwrap import fill
 from typing import Any
 
 from frugalbench.analysis.load import Run
-from frugalbench.analysis.portability import NOT_RUN, PASS, Cell, Portability, cells, file_facts, portabilities
+from frugalbench.analysis.portability import NOT_RUN, PASS, Cell, Latency, Portability, cells, file_facts, portabilities
 from frugalbench.report.tables import Cell as Text
 from frugalbench.report.tables import Table
 from frugalbench.report.terminal import table_terminal
@@ -71,7 +71,8 @@ def page(run: Run, absent: Mapping[str, str]) -> str:
     found = cells(run)
     facts = file_facts(run, found[0].graph)
     params = run.manifest.plan.comparisons[0].arms[0].cases[0].params
-    parts = [_head(facts, params, found), "", table_terminal(_backends(found)).rstrip(), ""]
+    parts = [_head(facts, params, found), "", table_terminal(_backends(found)).strip("\n"), ""]
+    parts += ["asked: all compute ran where asked; share: speed over that of the fastest arm", ""]
     parts += [f"Φ over {_count(item)} at {item.regime}: {phi_text(item)}" + _rest(item) for item in portabilities(run)]
     parts += ["", "What would stop you from moving this model"]
     stops = blockers(run)
@@ -127,8 +128,8 @@ def _shape(shape: Sequence[Any]) -> str:
 
 
 def _backends(found: Sequence[Cell]) -> Table:
-    columns = (("backend", False), ("outcome", False), ("as asked", False), ("error", True), ("at", False),
-               ("per call", True), ("of fastest", True))  # fmt: skip
+    columns = (("backend", False), ("outcome", False), ("asked", False), ("error", True), ("at", False),
+               ("per call", True), ("share", True))  # fmt: skip
     return Table("", columns, tuple(row for cell in found for row in _rows(cell)))
 
 
@@ -141,9 +142,22 @@ def _rows(cell: Cell) -> Iterable[tuple[Text, ...]]:
     if not cell.latencies:
         yield (*start, Text(DASH), Text(DASH), Text(DASH))
     for number, item in enumerate(cell.latencies):
-        span = "" if item.low_s is None else f" [{seconds(item.low_s)}, {seconds(item.high_s)}]"
-        time = Text(f"{seconds(item.time_s)}{span}")
-        yield (*(blank if number else start), Text(item.regime), time, Text(significant(item.share, 2)))
+        yield (
+            *(blank if number else start),
+            Text(item.regime),
+            Text(time_text(item)),
+            Text(significant(item.share, 2)),
+        )
+
+
+def time_text(item: Latency) -> str:
+    """Time per call with its interval, whose bounds show their unit only where it is another one."""
+    middle = seconds(item.time_s)
+    if item.low_s is None or item.high_s is None:
+        return middle
+    unit = middle.partition(" ")[2]
+    bounds = [text.removesuffix(f" {unit}") for text in (seconds(item.low_s), seconds(item.high_s))]
+    return f"{middle} [{', '.join(bounds)}]"
 
 
 def blockers(run: Run) -> list[str]:
