@@ -10,7 +10,7 @@ sqrt(k) * u per sum is the probabilistic bound of Higham and Mary, "A New Approa
 Analysis", SIAM J. Sci. Comput. 41(5), 2019, theorem 3.1, which LAMBDA = 4 lets fail with probability 2 exp(-8) per
 sum; errors of successive layers are added up as if each were carried on unchanged. Runtimes replace exp, tanh and erf
 by approximations of a few units, so nothing is asked below FLOOR. Where activations are rounded to 8 bits, two right
-runtimes may round one value to neighbouring codes, so u is half a code of the range: 2^-9.
+runtimes may round one value to neighbouring codes: u is half a code of a range of four rms to each side, 2^-6.
 """
 
 import math
@@ -18,7 +18,7 @@ import math
 LAMBDA = 4.0
 FLOOR = 2e-5
 U32 = 2.0**-24
-STORED = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53, "int8": 2.0**-9}
+STORED = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53, "int8": 2.0**-6}
 """Unit roundoff of what lies between layers, by format; float formats as IEEE 754 and bfloat16 define them."""
 SOURCE = "4 (2^-24 sqrt(k) d + u sqrt(d)), Higham and Mary 2019"
 
