@@ -23,7 +23,8 @@ _MATRIX_NOTES = (
 
 def portability_tables(runs: Sequence[Run]) -> list[Table]:
     """Per run the matrix and Φ of each graph; empty when no run has any."""
-    return [table for run in runs if (found := cells(run)) for table in (_matrix(run, found), _phi(run))]
+    found = [(run, [cell for cell in cells(run) if cell.backend != "any"]) for run in runs]
+    return [table for run, tried in found if tried for table in (_matrix(run, tried), _phi(run))]
 
 
 def _matrix(run: Run, found: Sequence[Cell]) -> Table:
