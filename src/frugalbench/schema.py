@@ -415,6 +415,12 @@ class Coverage(Frozen, frozen=True, kw_only=True, tag="coverage", tag_field="kin
     fact: str
     variants: tuple[str, ...] = ()
     """Empty: all variants."""
+    beside: tuple[str, ...] = ()
+    """Further workloads whose cases are counted too."""
+    without: tuple[str, ...] = ()
+    """Variants that are not counted."""
+    only_known: bool = False
+    """Cases that never got as far as the fact are left out, instead of counting against it."""
 
 
 class Modelled(Frozen, frozen=True, kw_only=True, tag="modelled", tag_field="kind", forbid_unknown_fields=True):

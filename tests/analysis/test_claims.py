@@ -462,13 +462,15 @@ def test_memory_thresholds_are_per_width() -> None:
 # Coverage
 
 
+ANY_RUNTIME = "openvino"
+
+
 def covered(claim: Claim, holds: Sequence[float | None] = (1, 1, 1), **fields: Any) -> list[Record]:
     """One case per entry: the fact's value, or ``None`` for a record without it."""
     rule = claim.rule
-    variant = rule.variants[0]
     return [
         make_record(
-            variant, "batch-1", rule.workload, case_fields={"shape": f"model{number}"},
+            ANY_RUNTIME, "batch-1", rule.workload, case_fields={"shape": f"model{number}"},
             facts={} if value is None else {rule.fact: make_fact(float(value))}, **fields,
         )
         for number, value in enumerate(holds)
@@ -479,7 +481,7 @@ def covered(claim: Claim, holds: Sequence[float | None] = (1, 1, 1), **fields: A
 def test_coverage_can_swing(claim: Claim) -> None:
     (all_hold,) = judged(claim, covered(claim))
     assert (all_hold.verdict, all_hold.ratio) == (Outcome.SUPPORTED, 1.0)
-    for bad in (0, None):
+    for bad in (0,) if claim.rule.only_known else (0, None):
         (one_fails,) = judged(claim, covered(claim, (1, 1, bad)))
         assert (one_fails.verdict, one_fails.ratio) == (Outcome.REFUTED, pytest.approx(2 / 3))
         assert "model2" in one_fails.reason and "model1" not in one_fails.reason
@@ -487,7 +489,7 @@ def test_coverage_can_swing(claim: Claim) -> None:
 
 @pytest.mark.parametrize("claim", COVERAGE, **by_id)
 def test_a_failed_case_does_not_hold_and_is_named(claim: Claim) -> None:
-    case = make_case(claim.rule.variants[0], "batch-8", claim.rule.workload, shape="broken")
+    case = make_case(ANY_RUNTIME, "batch-8", claim.rule.workload, shape="broken")
     facts = {claim.rule.fact: make_fact(1.0)}
     failed = make_record(case=case, status=Status.FAILED, reason="another provider took a node", facts=facts)
     (row,) = judged(claim, [*covered(claim), failed])
@@ -505,7 +507,7 @@ def test_one_failed_worker_of_a_case_is_enough(claim: Claim) -> None:
 
 @pytest.mark.parametrize("claim", COVERAGE, **by_id)
 def test_skipped_cases_are_counted_apart(claim: Claim) -> None:
-    case = make_case(claim.rule.variants[-1], "batch-1", claim.rule.workload)
+    case = make_case(ANY_RUNTIME, "batch-1", claim.rule.workload)
     skipped = make_record(case=case, status=Status.SKIPPED, reason="openvino is not installed")
     (row,) = judged(claim, [*covered(claim), skipped])
     assert row.verdict is Outcome.SUPPORTED and "1 skipped" in row.reason
@@ -523,12 +525,29 @@ def test_other_variants_do_not_enter(claim: Claim) -> None:
 @pytest.mark.parametrize("claim", COVERAGE, **by_id)
 def test_a_case_that_was_only_interrupted_was_not_tried(claim: Claim) -> None:
     cut = make_record(
-        claim.rule.variants[0], "batch-1", claim.rule.workload, interrupted=True, time_s=None, replicate=0,
+        ANY_RUNTIME, "batch-1", claim.rule.workload, interrupted=True, time_s=None, replicate=0,
         case_fields={"shape": "cut"},
     )  # fmt: skip
     (row,) = judged(claim, [*covered(claim), cut])
     assert row.verdict is not Outcome.REFUTED
     assert outcomes(judged(claim, [cut])) == {Outcome.NOT_TESTED}
+
+
+@pytest.mark.parametrize("claim", COVERAGE, **by_id)
+def test_further_workloads_count_and_what_never_ran_counts_where_the_claim_says_so(claim: Claim) -> None:
+    beside = make_record(
+        ANY_RUNTIME, "batch-1", claim.rule.beside[0], status=Status.FAILED, reason="LoadError: no such operator"
+    )
+    (row,) = judged(claim, [*covered(claim), beside])
+    assert row.verdict is (Outcome.SUPPORTED if claim.rule.only_known else Outcome.REFUTED)
+    facts = {claim.rule.fact: make_fact(0.0)}
+    wrong = make_record(ANY_RUNTIME, "batch-1", claim.rule.beside[0], status=Status.FAILED, reason="w", facts=facts)
+    assert outcomes(judged(claim, [*covered(claim), wrong])) == {Outcome.REFUTED}
+
+
+def test_a_long_list_of_cases_that_do_not_hold_is_cut() -> None:
+    (row,) = judged(CLAIMS["onnx.models"], covered(CLAIMS["onnx.models"], (1, *[0] * 30)))
+    assert "and 26 more" in row.reason and len(row.reason) < 400
 
 
 # Modelled

@@ -196,17 +196,20 @@ class Reader:
                         break
 
     def coverage(self, claim: dict) -> Iterator[Row]:
-        rule, holds = claim["rule"], {}
+        rule, holds, names = claim["rule"], {}, set()
         for r in self.records:
-            wanted = r["case"]["workload"] == rule["workload"] and r["case"]["variant"] in rule["variants"]
-            if wanted and r["status"] != "skipped" and not r.get("interrupted"):
+            counted = r["case"]["variant"] not in rule["without"]
+            wanted = counted and r["case"]["workload"] in [rule["workload"], *rule["beside"]]
+            known = not rule.get("only_known") or rule["fact"] in r.get("facts", {})
+            if wanted and known and r["status"] != "skipped" and not r.get("interrupted"):
+                names.add(r["case"]["variant"])
                 value = r.get("facts", {}).get(rule["fact"], {}).get("value")
                 good = r["status"] != "failed" and value == 1
                 holds[r["case"]["id"]] = holds.get(r["case"]["id"], True) and good
         if holds:
             share = sum(holds.values()) / len(holds)
             verdict = answer(claim["direction"], claim["threshold"], (share, share, share))
-            yield (claim["id"], claim["regimes"][0], None, ", ".join(rule["variants"]), None, verdict, *[share] * 3)
+            yield (claim["id"], claim["regimes"][0], None, ", ".join(sorted(names)), None, verdict, *[share] * 3)
 
     def rows(self) -> Iterator[Row]:
         kinds = {"paired_ratio": self.paired, "exact_ratio": self.exact, "coverage": self.coverage}

@@ -140,24 +140,42 @@ def _coverage(claim: Claim, evidence: Evidence) -> list[Verdict]:
     assert isinstance(rule, Coverage)
     cases: dict[str, list[Record]] = {}
     for record in evidence.records:
-        if record.case.workload == rule.workload and (not rule.variants or record.case.variant in rule.variants):
+        if _covers(rule, record):
             cases.setdefault(record.case.id, []).append(record)
     tried = {name: rows for name, rows in cases.items() if any(_tried(row) for row in rows)}
+    skipped = len(cases) - len(tried)
+    if rule.only_known:
+        tried = {name: rows for name, rows in tried.items() if any(rule.fact in row.facts for row in rows)}
     if not tried:
         return [not_tested(claim, evidence, claim.regimes[0], evidence.absence(rule.workload, None))]
     held = [name for name, rows in tried.items() if _holds(rows, rule.fact)]
     share = len(held) / len(tried)
     missing = sorted(set(tried) - set(held))
-    extra = f"{len(held)} of {len(tried)} cases" + (f"; not: {', '.join(missing)}" if missing else "")
-    skipped = len(cases) - len(tried)
+    names = rule.variants or sorted({rows[0].case.variant for rows in tried.values()})
+    extra = f"{len(held)} of {len(tried)} cases{_named(missing)}"
     extra += f"; {skipped} skipped or cut short, not counted" if skipped else ""
     return [
         judge(
             claim, evidence, claim.regimes[0], share, share, share,
-            metric=f"share of cases with {rule.fact}", candidate=", ".join(rule.variants) or rule.workload,
+            metric=f"share of cases with {rule.fact}", candidate=", ".join(names),
             baseline=None, tier=Tier.MEASURED, replicates=_replicates(tried), extra=extra,
         )
     ]  # fmt: skip
+
+
+_MOST_NAMED = 4
+
+
+def _named(missing: Sequence[str]) -> str:
+    """The first cases of those that do not hold."""
+    more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+    return f"; not: {', '.join(missing[:_MOST_NAMED])}{more}" if missing else ""
+
+
+def _covers(rule: Coverage, record: Record) -> bool:
+    case = record.case
+    named = case.variant not in rule.without and (not rule.variants or case.variant in rule.variants)
+    return named and case.workload in (rule.workload, *rule.beside)
 
 
 def _holds(rows: Sequence[Record], fact: str) -> bool:

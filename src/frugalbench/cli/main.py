@@ -75,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     _simulate(commands)
     _selftest(commands)
     _versus(commands)
+    _portability(commands)
+    _bisect(commands)
     return parser
 
 
@@ -196,6 +198,35 @@ def _versus(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     command.add_argument("--ignore-failure", action="store_true", help="with --command: time failing commands as well")
     command.add_argument("--out", metavar="DIR", help="keep the run directory here")
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    """What every command on one ONNX file takes."""
+    command.add_argument("model", metavar="MODEL.onnx")
+    command.add_argument("--dim", metavar="NAME=N", action="append", default=[], help="size of a free dimension")
+    command.add_argument("--input", metavar="FILE.npz", help="inputs by name, instead of made ones")
+    command.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    command.add_argument("--threads", type=int, metavar="N", help="threads of each backend (all cores)")
+    command.add_argument("--seed", type=int, default=1, help="seed of the inputs that are made")
+
+
+def _portability(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "portability", "one ONNX model through every backend here, and what stops it moving")
+    _model(command)
+    command.add_argument("--backends", metavar="NAME", nargs="+", help="only these (default: all that are installed)")
+    command.add_argument("--time-budget", type=float, default=90.0, metavar="S", help="seconds at most (90)")
+    command.add_argument("--replicates", type=int, default=4, metavar="N", help="fresh starts of each backend (4)")
+    command.add_argument("--out", metavar="DIR", help="keep the run directory here")
+
+
+def _bisect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "bisect", "the first node of an ONNX model that a backend computes wrongly")
+    _model(command)
+    command.add_argument("--backend", metavar="NAME", default="onnxruntime", help="which runtime (onnxruntime)")
+    command.add_argument("--tolerance", type=float, metavar="E", help="largest error over rms (by format and depth)")
+    command.add_argument(
+        "--against", metavar="OTHER.onnx", help="hold values of equal names against this model's, such as the original"
+    )
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.expert_parallel import expert_parallel_tables
     from frugalbench.report.foreign import foreign_tables
     from frugalbench.report.pareto import pareto_tables
+    from frugalbench.report.portability import portability_tables
     from frugalbench.report.quantized import quantized_tables
     from frugalbench.report.reach import reach_tables
     from frugalbench.report.saving import saving_tables
@@ -70,6 +71,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
         reach_tables,
         accuracy_tables,
         pareto_tables,
+        portability_tables,
         conformance_tables,
         collectives_tables,
         expert_parallel_tables,

@@ -24,6 +24,7 @@ from frugalbench import meters
 from frugalbench.meters import environment
 from frugalbench.meters.gpu_throttle import gpu_throttle_reasons
 from frugalbench.run import family, memory, placement, protocol
+from frugalbench.run.agreement import Agreement
 from frugalbench.run.reasons import one_line
 from frugalbench.run.setting import meter_settings
 from frugalbench.schema import FrugalbenchError, Quantity, Role, Tier, Verification, Warmup
@@ -201,6 +202,7 @@ class Session:
         known = min(bound.rotation, *(len(array) for array in reference.values()))
         stop = time.monotonic() + request.limit_s
         worst, distance, checked = 0.0, None, 0
+        agreement = Agreement()
         for index in range(bound.rotation):
             if checked >= request.least and time.monotonic() > stop:
                 break
@@ -215,7 +217,10 @@ class Session:
                 error = relative_error(outputs, expected) if own is None else rms_error(outputs, expected)
                 distance = max(distance or 0.0, error)
                 worst = worst if own is not None else max(worst, error)
-        return self._verdict_on(case, bound, worst, distance, own is not None, checked)
+                if bound.agreement:
+                    agreement.add(outputs, expected)
+        verified = self._verdict_on(case, bound, worst, distance, own is not None, checked)
+        return msgspec.structs.replace(verified, facts={**verified.facts, **agreement.facts()})
 
     def _own_definition(self, case: Any, bound: Bound) -> Any:
         """The float64 answer of the stored format; computed by the first worker of the run, mapped by the others."""

@@ -9,6 +9,7 @@ SPECS = {
     "model_decode": "frugalbench.specs.model_decode",
     "onnx_model": "frugalbench.specs.onnx_model",
     "onnx_conformance": "frugalbench.specs.onnx_conformance",
+    "onnx_graphs": "frugalbench.specs.onnx_graphs",
     "allreduce": "frugalbench.specs.allreduce",
     "expert_parallel": "frugalbench.specs.expert_parallel",
     "emulated_network": "frugalbench.specs.emulated_network",

@@ -134,6 +134,11 @@ def _require(settings: Settings, holds: bool, message: str) -> None:
         raise FrugalbenchError(f"{settings.where}: {message}")
 
 
+def missing(settings: Settings, machine: MachineView, variant: str) -> str:
+    """Why the runtime ``variant`` cannot run here, whatever the model; empty when it can."""
+    return _missing(settings, machine, BLOCK, variant)
+
+
 def _missing(settings: Settings, machine: MachineView, model: str, variant: str) -> str:
     """Why ``variant`` of ``model`` cannot run on this machine; empty when it can."""
     if settings.device == "cuda" and not machine.has_cuda():

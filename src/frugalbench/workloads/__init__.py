@@ -9,6 +9,7 @@ BUILDERS = {
     "model_decode": "frugalbench.workloads.model_decode",
     "onnx_model": "frugalbench.workloads.onnx_model",
     "onnx_conformance": "frugalbench.workloads.onnx_conformance",
+    "onnx_graphs": "frugalbench.workloads.onnx_graphs",
     "allreduce": "frugalbench.workloads.allreduce",
     "expert_parallel": "frugalbench.workloads.expert_parallel",
     "emulated_network": "frugalbench.workloads.emulated_network",

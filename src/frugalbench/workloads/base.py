@@ -58,6 +58,8 @@ class Bound:
     """For lossy formats: the float64 answer of what is *stored* (dequantised weights), computed apart.
     The arm is then checked against it with the case's tolerance, and its distance to the unquantised
     reference is the fact ``output_error``, which must stay below ``params['format_tolerance']``."""
+    agreement: bool = False
+    """Whether the check also tells how errors are distributed and how often the largest output is the same one."""
     facts: dict[str, Quantity] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     most_cpu_share: float | None = None
