@@ -2,8 +2,9 @@
 
 ``L`` is what the hops of one chunk cost, ``W`` what the bytes cost at the achieved rate, and ``k sqrt(L W)`` what
 cutting the message into chunks leaves over: with ``c`` chunks a pipeline takes ``(h + c)(a + w/c)``, least at
-``c = sqrt(h w / a)``, where it is ``h a + 2 sqrt(h a w) + w`` (``k = 2`` for equal hops). Traffic per rank and hops per algorithm: Thakur,
-Rabenseifner and Gropp (2005); in-switch reduction: every rank sends its buffer once and one share of the result.
+``c = sqrt(h w / a)``, where it is ``h a + 2 sqrt(h a w) + w`` (``k = 2`` for equal hops). Traffic per rank and hops per
+algorithm: Thakur, Rabenseifner and Gropp (2005); in-switch reduction: every rank sends its buffer once and one share of
+the result.
 Sizes are bytes of one rank's buffer as nccl-tests prints them (the gathered buffer for all-gather and reduce-scatter).
 """
 

@@ -1,8 +1,9 @@
 """Training over links between sites: what every-step, local-update and streaming synchronisation cost.
 
 Local updates with an outer step every ``H`` steps: DiLoCo (arXiv 2311.08105); fragments sent at different steps,
-overlap by a step and 4-bit exchange: Streaming DiLoCo (arXiv 2501.18512). A layer's exchange may begin when its backward
-pass ends and must be there when its next forward pass begins; transfers share the link in the order of their layers.
+overlap by a step and 4-bit exchange: Streaming DiLoCo (arXiv 2501.18512). A layer's exchange may begin when its
+backward pass ends and must be there when its next forward pass begins; transfers share the link in the order of their
+layers.
 """
 
 from frugalbench.schema import Frozen

@@ -33,6 +33,16 @@ class Training(Frozen, frozen=True, kw_only=True):
     """Factor on the step's time by software; ``other`` is their geometric mean."""
 
 
+class Trial(Frozen, frozen=True, kw_only=True):
+    """A fit of the collectives without some rows, and how far it misses these."""
+
+    left_out: str
+    family: str
+    rows: int
+    median: float
+    most: float
+
+
 class Constants(Frozen, frozen=True, kw_only=True):
     """The file."""
 
@@ -46,6 +56,11 @@ class Constants(Frozen, frozen=True, kw_only=True):
     spread: dict[str, Spread]
     per_doubling: float
     """Half-width of an 80% interval per doubling of nodes beyond those fitted."""
+
+    systems: tuple[Trial, ...] = ()
+    """Each system left out whole, its fitted rows predicted."""
+    scales: tuple[Trial, ...] = ()
+    """Every number of nodes beyond a limit left out, all rows beyond it predicted."""
 
     def fitted_on(self) -> frozenset[str]:
         """Every id used anywhere."""

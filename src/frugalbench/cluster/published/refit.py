@@ -15,7 +15,7 @@ import numpy as np
 from frugalbench import paths
 from frugalbench.cluster.published import collective_fit as c
 from frugalbench.cluster.published import device_rows, exchange_rows, training_rows, wan_rows
-from frugalbench.cluster.published.constants import Constants, Spread, Training
+from frugalbench.cluster.published.constants import Constants, Spread, Training, Trial
 from frugalbench.cluster.published.guess import Guess
 from frugalbench.cluster.published.points import Point, published
 
@@ -41,6 +41,8 @@ SHARE_ROWS = {
 }  # fmt: skip
 ACCESS_ROWS = {"bandwidth": ("P0379", "P0385", "P0389", "P0391"), "latency": ("P0380", "P0386", "P0390", "P0392")}
 """Four of the eight combinations of direction, partner and distance, enough for one factor each."""
+SCALES = (2, 4)
+"""Nodes of the largest rows fitted where four and eight times as many are predicted."""
 EXTRAPOLATED = 4
 """Nodes of the largest rows fitted when the cost of extrapolation is found."""
 
@@ -187,21 +189,64 @@ def with_spreads(made: Constants, points: Sequence[Point]) -> Constants:
             how="half a step and one and a half steps of the published grid",
         ),
     }  # fmt: skip
-    return msgspec.structs.replace(made, spread=spread, per_doubling=_six(_per_doubling(used)))
+    return msgspec.structs.replace(
+        made,
+        spread=spread,
+        per_doubling=_six(_per_doubling(used)),
+        systems=tuple(_systems(used)),
+        scales=tuple(_scales(used, c.rows(points))),
+    )
 
 
 def _collective_misses(used: Sequence[c.Row], fit: c.Fit) -> dict[str, list[float]]:
     pools: dict[str, list[float]] = {}
     for name, miss in c.left_out(used, fit):
         pools.setdefault(name, []).append(miss)
+    for _, inside, without in _without_each_system(used):
+        for row in inside:
+            pools.setdefault(c.pool(row.scene, without), []).append(_miss(row, without))
+    return pools
+
+
+def _without_each_system(used: Sequence[c.Row]) -> list[tuple[str, list[c.Row], c.Fit]]:
+    """System, those of its rows whose family others have too, and the fit without all of its rows."""
+    found = []
     for system in sorted({row.scene.table.partition(" | ")[0] for row in used}):
         inside = [row for row in used if row.scene.table.startswith(f"{system} | ")]
         without = c.fit_rows([row for row in used if row not in inside])
-        for row in inside:
-            if row.scene.family in without.factors:
-                miss = math.log(c.time_s(row.scene, without) / row.time_s)
-                pools.setdefault(c.pool(row.scene, without), []).append(miss)
-    return pools
+        found.append((system, [row for row in inside if row.scene.family in without.factors], without))
+    return found
+
+
+def _systems(used: Sequence[c.Row]) -> list[Trial]:
+    return [
+        _trial(system, family, [row for row in inside if row.scene.family == family], without)
+        for system, inside, without in _without_each_system(used)
+        for family in sorted({row.scene.family for row in inside})
+    ]
+
+
+def _scales(used: Sequence[c.Row], every: Sequence[c.Row]) -> list[Trial]:
+    found = []
+    for most in SCALES:
+        fit = c.fit_rows([row for row in used if row.scene.fabric.nodes <= most])
+        far = [row for row in every if row.scene.fabric.nodes > most and fit.seen(row.scene)]
+        for nodes, family in sorted({(row.scene.fabric.nodes, row.scene.family) for row in far}):
+            if nodes in (4 * most, 8 * most):
+                rows = [r for r in far if (r.scene.fabric.nodes, r.scene.family) == (nodes, family)]
+                found.append(_trial(f"more than {most} nodes; {nodes} predicted", family, rows, fit))
+    return found
+
+
+def _trial(left_out: str, family: str, rows: Sequence[c.Row], fit: c.Fit) -> Trial:
+    sizes = [abs(math.expm1(_miss(row, fit))) for row in rows]
+    return Trial(
+        left_out=left_out, family=family, rows=len(rows), median=_six(float(np.median(sizes))), most=_six(max(sizes))
+    )
+
+
+def _miss(row: c.Row, fit: c.Fit) -> float:
+    return math.log(c.time_s(row.scene, fit) / row.time_s)
 
 
 def _per_doubling(used: Sequence[c.Row]) -> float:
