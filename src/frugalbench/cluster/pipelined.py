@@ -1,10 +1,11 @@
-"""Closed-form time of a collective with pipelined chunks: ``T = L + k sqrt(L W) + W``.
+"""Closed-form time of a collective with pipelined chunks: ``T = L + k sqrt(l W) + W``.
 
-``L`` is what the hops of one chunk cost, ``W`` what the bytes cost at the achieved rate, and ``k sqrt(L W)`` what
+``L`` is what the hops of one chunk cost, ``W`` what the bytes cost at the achieved rate, and ``k sqrt(l W)`` what
 cutting the message into chunks leaves over: with ``c`` chunks a pipeline takes ``(h + c)(a + w/c)``, least at
-``c = sqrt(h w / a)``, where it is ``h a + 2 sqrt(h a w) + w`` (``k = 2`` for equal hops). Traffic per rank and hops per
-algorithm: Thakur, Rabenseifner and Gropp (2005); in-switch reduction: every rank sends its buffer once and one share of
-the result.
+``c = sqrt(h w / a)``, where it is ``h a + 2 sqrt(h a w) + w`` (``k = 2`` for equal hops). ``l`` is ``L`` for chains
+that one chunk runs down as a whole; in a ring every rank starts at once, and ``l`` is the passage through one node.
+Traffic per rank and hops per algorithm: Thakur, Rabenseifner and Gropp (2005); in-switch reduction: every rank sends
+its buffer once and one share of the result.
 Sizes are bytes of one rank's buffer as nccl-tests prints them (the gathered buffer for all-gather and reduce-scatter).
 """
 
@@ -37,6 +38,8 @@ class Hops(Frozen, frozen=True, kw_only=True):
 
     up: float
     net: float
+    parts: int = 1
+    """Equal stretches that run at the same time: the nodes of a ring."""
 
 
 class Constants(Frozen, frozen=True, kw_only=True):
@@ -82,7 +85,7 @@ def hops(operation: str, algorithm: str, fabric: Fabric) -> Hops:
         return Hops(up=1.0, net=1.0 if nodes > 1 else 0.0)
     if nodes == 1:
         return Hops(up=passes * (ranks - 1), net=0.0)
-    return Hops(up=passes * (ranks - nodes), net=passes * nodes)
+    return Hops(up=passes * (ranks - nodes), net=passes * nodes, parts=nodes)
 
 
 def wire_s(operation: str, algorithm: str, size_bytes: float, fabric: Fabric, over_net: bool) -> float:
@@ -99,11 +102,11 @@ def wire_s(operation: str, algorithm: str, size_bytes: float, fabric: Fabric, ov
     return traffic / (out if algorithm == "direct" else out * min(fabric.node, ranks))
 
 
-def time_s(start_s: float, at_wire_s: float, constants: Constants, nodes: int = 1) -> float:
-    """``L + k sqrt(L W) + W`` for ``L`` and ``W`` of :func:`start_s` and :func:`wire_s`."""
+def time_s(start_s: float, at_wire_s: float, constants: Constants, nodes: int = 1, parts: int = 1) -> float:
+    """``L + k sqrt(L / parts W) + W`` for ``L`` and ``W`` of :func:`start_s` and :func:`wire_s`."""
     rate = constants.efficiency * math.pow(max(nodes / 4, 1.0), -constants.congestion)
     load = at_wire_s / rate
-    return start_s + constants.pipelining * math.sqrt(start_s * load) + load
+    return start_s + constants.pipelining * math.sqrt(start_s / parts * load) + load
 
 
 def start_s(found: Hops, constants: Constants) -> float:
@@ -117,8 +120,9 @@ def collective_s(
     """Seconds of one collective; zero for a single rank."""
     if fabric.ranks < 2:
         return 0.0
-    start = start_s(hops(operation, algorithm, fabric), constants)
-    return time_s(start, wire_s(operation, algorithm, size_bytes, fabric, over_net), constants, fabric.nodes)
+    found = hops(operation, algorithm, fabric)
+    at_wire_s = wire_s(operation, algorithm, size_bytes, fabric, over_net)
+    return time_s(start_s(found, constants), at_wire_s, constants, fabric.nodes, found.parts)
 
 
 def _inside(fabric: Fabric) -> float:

@@ -60,9 +60,9 @@ def utilisation(scheme: Exchange, bit_per_s: float) -> float:
     return compute / (compute + exposed_s(scheme, bit_per_s))
 
 
-def bit_per_s_for(scheme: Exchange, share: float, low: float = 1e3, high: float = 1e15) -> float:
+def bit_per_s_for(scheme: Exchange, share: float, low: float = 1e3, high: float = 1e24) -> float:
     """Least bandwidth at which ``share`` of the time computes; bisection, since utilisation grows with bandwidth."""
-    for _ in range(80):
+    for _ in range(120):
         middle = (low * high) ** 0.5
         low, high = (low, middle) if utilisation(scheme, middle) >= share else (middle, high)
     return high

@@ -112,6 +112,19 @@ def test_systems_never_seen(tmp_path: Path, line: str, low: float, high: float) 
     assert p.low_95 is not None and p.high_95 is not None and p.high_95 / p.low_95 > 1.3
 
 
+@pytest.mark.parametrize(
+    ("work", "devices", "words"),
+    [
+        ("TP16 PP1 batch 64", 64, "scale-up domain of 8"),
+        ("TP8 PP3 batch 64", 64, "do not divide"),
+        ("TP1 PP1", 1, "GB of"),
+    ],
+)
+def test_impossible_layouts_say_why(tmp_path: Path, work: str, devices: int, words: str) -> None:
+    (p,) = one(tmp_path, row("H100", f"training {work}", devices, "175B", "MFU", 40, "%"))
+    assert p.predicted is None and words in p.reason
+
+
 def test_more_nodes_than_fitted_widen_the_interval(tmp_path: Path) -> None:
     system, work = "Alibaba cluster (SimAI ratio table)", "collective over NIC (ring)"
     lines = [row(system, work, n, 2**30, "busbw / peak", 0.9, "fraction").replace("X1", f"X{n}") for n in (128, 1024)]

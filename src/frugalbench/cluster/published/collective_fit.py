@@ -79,8 +79,8 @@ class Fit(Frozen, frozen=True, kw_only=True):
 def time_s(scene: Scene, fit: Fit) -> float:
     """Seconds of a scene by the fitted constants."""
     constants = fit.constants(scene)
-    start = p.start_s(scene.hops(), constants)
-    return p.time_s(start, scene.wire_s(), constants, scene.fabric.nodes)
+    hops = scene.hops()
+    return p.time_s(p.start_s(hops, constants), scene.wire_s(), constants, scene.fabric.nodes, hops.parts)
 
 
 def rows(points: Iterable[Point]) -> list[Row]:
@@ -139,6 +139,7 @@ class _Design:
         self.index = np.array(triples, dtype=int).reshape(-1, 3)
         hops = [row.scene.hops() for row in used]
         self.up, self.net = np.array([h.up for h in hops]), np.array([h.net for h in hops])
+        self.parts = np.array([float(h.parts) for h in hops])
         self.wire_s = np.array([row.scene.wire_s() for row in used])
         self.observed = np.log([row.time_s for row in used])
         crowd = [max(row.scene.fabric.nodes / 4, 1.0) for row in used]
@@ -164,7 +165,7 @@ class _Design:
         up_s, net_s, congestion = np.exp(x[-3]), np.exp(x[-2]), x[-1]
         start_s = np.exp(parts["latency"]) * (self.up * up_s + self.net * net_s)
         load_s = self.wire_s / np.exp(parts["efficiency"] - congestion * self.crowd)
-        modelled = start_s + np.exp(parts["pipelining"]) * np.sqrt(start_s * load_s) + load_s
+        modelled = start_s + np.exp(parts["pipelining"]) * np.sqrt(start_s / self.parts * load_s) + load_s
         misses: Array = np.concatenate([(np.log(modelled) - self.observed) / NOISE, (x - self.centre) / self.spread])
         return misses
 

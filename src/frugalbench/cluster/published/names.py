@@ -17,6 +17,8 @@ from frugalbench.schema import Frozen
 
 NODE = 8
 """Devices of one node where nothing says otherwise."""
+WHOLE_NODE_GBIT = 1600
+"""A stated rate from here on is that of all cards of a node."""
 MOST_DEVICES = 10**7
 
 
@@ -171,7 +173,7 @@ def _stated_rate(system: str) -> float | None:
             continue
         if unit == "g" and not _NET_WORDS.search(before):
             continue
-        return value * 0.125e9
+        return value * 0.125e9 / (NODE if value >= WHOLE_NODE_GBIT else 1)
     return None
 
 

@@ -16,11 +16,10 @@ from frugalbench.cluster.published.device_rows import first
 from frugalbench.cluster.published.guess import Guess
 from frugalbench.cluster.published.names import Place, place
 from frugalbench.cluster.published.points import Point
-from frugalbench.schema import Frozen
+from frugalbench.schema import Frozen, FrugalbenchError
 
 USUAL_SHARE = 0.77
 """Achieved over dense peak of large bf16 products where no achieved figure is published (median of those that are)."""
-PEAKED = "bf16_dense_flop_per_s"
 _METRICS = {
     "iteration time": "step", "step time": "step", "time per iteration": "step", "time per step": "step",
     "mfu": "mfu", "model flops utilisation": "mfu", "hfu": "hfu", "achieved": "achieved", "achieved bf16": "achieved",
@@ -105,12 +104,24 @@ def guess(point: Point, constants: Training, fit: Fit) -> Guess | str:
     made = machine(where, fit, constants.product, "fp8" if found.precision == "fp8" else "bf16")
     if made is None:
         return f"no matrix rate, memory rate or network of '{point.system}' is known"
+    if reason := _impossible(found, made):
+        return reason
     stacks = constants.stack
     factor = stacks.get(found.stack, stacks["other"])
     step_s = factor * training.step(found.model, found.layout, made, constants.traffic).step_s
     value = metric(point, found, where, step_s)
     pool = "training" if found.stack in stacks else "training elsewhere"
     return Guess(si=value, pool=pool, basis=found.basis)
+
+
+def _impossible(found: Run, made: training.Machine) -> str:
+    """Why a layout that no published run vouches for cannot exist."""
+    try:
+        if not found.stack:
+            training.check(found.model, found.layout, made)
+    except FrugalbenchError as problem:
+        return str(problem)
+    return ""
 
 
 def run(point: Point) -> Run | str:
@@ -124,7 +135,7 @@ def run(point: Point) -> Run | str:
     if point.devices is None:
         return "needs the number of devices"
     entry = next((item for item in known().layout if _matches(item, point)), None)
-    made = _layout(point, entry)
+    made = _layout(point, entry, shape)
     return (
         made
         if isinstance(made, str)
@@ -132,7 +143,7 @@ def run(point: Point) -> Run | str:
             model=training.Model(**{name: getattr(shape, name) for name in _SHAPE}),
             layout=made,
             stack=entry.stack if entry else "",
-            basis=f"{entry.source} ({entry.provenance})" if entry else "layout parsed from the row or assumed",
+            basis=f"{entry.source} ({entry.provenance})" if entry else "layout as the row says, the rest assumed",
             counts_recompute=bool(entry and entry.counts_recompute),
             precision=entry.precision if entry else "fp8" if "fp8" in text else "bf16",
         )
@@ -184,7 +195,7 @@ def metric(point: Point, found: Run, where: Place, step_s: float) -> float:
     rate = flop / step_s / layout.devices
     if kind == "achieved":
         return rate
-    return rate / (first(hardware(where.device), PEAKED) or rate)
+    return rate / (first(hardware(where.device), f"{found.precision}_dense_flop_per_s") or rate)
 
 
 def _model(point: Point) -> _Model | None:
@@ -199,12 +210,10 @@ def _matches(item: _Layout, point: Point) -> bool:
     return bool(re.search(item.work, point.work.lower()) and re.search(item.system, point.system.lower()))
 
 
-def _layout(point: Point, entry: _Layout | None) -> training.Layout | str:
+def _layout(point: Point, entry: _Layout | None, shape: _Model) -> training.Layout | str:
     devices, work = point.devices or 1, point.work.lower()
     stated = {_FIELDS[name]: int(value) for name, value in _PARSED.findall(work) if name in _FIELDS}
-    if entry is None and not stated:
-        return "the layout of this run (tensor, pipeline, batch) is not published"
-    base = _base(entry) if entry else {"sequence": 4096, "fused_attention": True, "sequence_parallel": True}
+    base = _base(entry) if entry else _usual(shape, devices)
     if entry and entry.by_model:
         named = f"{point.size} {point.work}".lower()
         given = next((row for row in entry.by_model if re.search(rf"(?<![\d.]){re.escape(row[0])}", named)), None)
@@ -219,6 +228,17 @@ def _layout(point: Point, entry: _Layout | None) -> training.Layout | str:
     if replicas < 1:
         return f"{devices} devices are fewer than tensor x pipeline x context parallelism needs"
     return training.Layout(devices=devices, **(base | _batch(entry, work, base, devices, replicas)))
+
+
+def _usual(shape: _Model, devices: int) -> dict[str, Any]:
+    """What one would choose where nothing is published: tensor parallel from 20, pipelines from 100 billion weights."""
+    weights = training.Model(**{name: getattr(shape, name) for name in _SHAPE}).parameters
+    tensor = 8 if weights > 20e9 and devices >= 8 else 1
+    pipeline = 8 if weights > 100e9 and devices >= 8 * tensor else 1
+    return {
+        "sequence": 4096, "tensor": tensor, "pipeline": pipeline, "interleave": 4 if pipeline > 1 else 1,
+        "fused_attention": True, "sequence_parallel": True, "sharded": True, "overlap": 0.9,
+    }  # fmt: skip
 
 
 def _base(entry: _Layout) -> dict[str, Any]:

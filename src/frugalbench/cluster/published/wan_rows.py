@@ -18,6 +18,7 @@ _INNER = re.compile(r"([\d.]+) ?(min|s|h)\w* inner")
 _ALONE = re.compile(r"([\d.]+) ?% without communication")
 MINUTE_ROUNDING_S = 30 / 3**0.5
 """Standard deviation of a phase that is printed in whole minutes."""
+_FLOWS = re.compile(r"(\d{1,3}) connections")
 _COUNT = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _SECONDS = {"min": 60.0, "s": 1.0, "h": 3600.0}
 _EVERYWHERE = re.compile(r"\+|asia|global|intercontinental|\bna\+eu\b")
@@ -91,7 +92,9 @@ def _ring(point: Point, constants: Mapping[str, float]) -> Guess | str:
     ranks = point.devices or 2
     span = "intercontinental" if _EVERYWHERE.search(point.system.lower()) else "continental"
     traffic = size * 2 * (ranks - 1) / ranks
-    return Guess(si=traffic / constants[span], pool="wan ring", basis=f"ring at the usual {span} rate of one flow")
+    flows = _FLOWS.search(point.text())
+    rate = constants[span] * (int(flows[1]) if flows else 1)
+    return Guess(si=traffic / rate, pool="wan ring", basis=f"ring at the usual {span} rate of one flow")
 
 
 def _utilisation(point: Point, siblings: Sequence[Point]) -> Guess | str:
