@@ -125,6 +125,27 @@ def test_impossible_layouts_say_why(tmp_path: Path, work: str, devices: int, wor
     assert p.predicted is None and words in p.reason
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        row("H100", "training TP0 PP0", 64, "175B", "MFU", 40, "%"),
+        row("H100", "training TP8 CP0 seq 0", 64, "175B", "MFU", 40, "%"),
+        row("two sites (0 layers, 0 s step)", "DiLoCo", "", "1B", "bandwidth for 90% compute utilisation", 1, "Gbit/s"),
+        row("0x H100 NVL0", "all_reduce 0 nodes", 0, 0, "busbw", 0, "GB/s"),
+        row("a box", "all_reduce", 8, 2**20, "busbw", 1, "GB/s"),
+        row("8x H100", "all_reduce", 8, "", "time", 1, "us"),
+        row("8x H100", "all_reduce", 1, 8, "time", 1, "us"),
+        row("8x H100", "all_reduce", 8, 8, "colour", 1, "us"),
+    ],
+)
+def test_rows_without_an_answer_say_why(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text(f"{HEADER}\n{line}\n")
+    points, faults = read(path)
+    assert [f.reason for f in faults] == ["no devices"] or [p.predicted for p in predict(points)] == [None]
+    assert all(p.reason for p in predict(points))
+
+
 def test_more_nodes_than_fitted_widen_the_interval(tmp_path: Path) -> None:
     system, work = "Alibaba cluster (SimAI ratio table)", "collective over NIC (ring)"
     lines = [row(system, work, n, 2**30, "busbw / peak", 0.9, "fraction").replace("X1", f"X{n}") for n in (128, 1024)]

@@ -106,6 +106,6 @@ def _system(point: Point) -> Guess | str:
 
 def _decode(point: Point) -> Guess | str:
     batch, tpot = _BATCH.search(point.note.lower()), _TPOT.search(point.metric.lower())
-    if batch is None or tpot is None:
+    if batch is None or tpot is None or not float(tpot[1]):
         return "the batch at this latency is not published"
     return Guess(si=float(batch[1]) / float(tpot[1]) * 1e3, pool="system", basis="batch over time per output token")

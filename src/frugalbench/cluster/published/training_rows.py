@@ -224,7 +224,9 @@ def _layout(point: Point, entry: _Layout | None, shape: _Model) -> training.Layo
     base |= stated
     if found := re.search(r"seq\w*\s*=?\s*(\d+)(k?)", work):
         base["sequence"] = int(found[1]) * (1024 if found[2] else 1)
-    replicas = devices // (base.get("tensor", 1) * base.get("pipeline", 1) * base.get("context", 1))
+    if min(base[name] for name in ("sequence", "tensor", "pipeline") if name in base) < 1:
+        return "a sequence length or a degree of parallelism of zero"
+    replicas = devices // (base.get("tensor", 1) * base.get("pipeline", 1) * max(base.get("context", 1), 1))
     if replicas < 1:
         return f"{devices} devices are fewer than tensor x pipeline x context parallelism needs"
     return training.Layout(devices=devices, **(base | _batch(entry, work, base, devices, replicas)))

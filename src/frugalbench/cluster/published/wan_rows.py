@@ -49,8 +49,10 @@ def guess(point: Point, siblings: Sequence[Point], constants: Mapping[str, float
 def _bandwidth(point: Point) -> Guess | str:
     target = _TARGET.search(point.metric.lower())
     shape, size = _SHAPE.search(point.note.lower()), parameters(point.size)
-    if target is None or shape is None or size is None:
+    if target is None or shape is None or size is None or not int(shape[1]) or not float(shape[2]):
         return "needs model size, layers and seconds per step (note: '24 layers, 0.1 s step')"
+    if not 0 < float(target[1]) < 100:
+        return "a utilisation that is not between 0 and 100%"
     scheme = _scheme(point, size, int(shape[1]), float(shape[2]))
     gbit = wan.bit_per_s_for(scheme, float(target[1]) / 100) / 1e9
     return Guess(
@@ -70,7 +72,7 @@ def _scheme(point: Point, size: float, layers: int, step_s: float) -> wan.Exchan
         layers=layers,
         step_s=step_s,
         bits=4.0 if re.search(r"fp4|int4|4[- ]bit", work) else 8.0 if re.search(r"fp8|int8|8[- ]bit", work) else 16.0,
-        every=int(every[1]) if every and local else 1,
+        every=max(int(every[1]), 1) if every and local else 1,
         streaming="streaming" in work,
         overlap_steps=1 if "overlap" in work else 0,
     )
@@ -93,14 +95,14 @@ def _ring(point: Point, constants: Mapping[str, float]) -> Guess | str:
     span = "intercontinental" if _EVERYWHERE.search(point.system.lower()) else "continental"
     traffic = size * 2 * (ranks - 1) / ranks
     flows = _FLOWS.search(point.text())
-    rate = constants[span] * (int(flows[1]) if flows else 1)
+    rate = constants[span] * max(int(flows[1]) if flows else 1, 1)
     return Guess(si=traffic / rate, pool="wan ring", basis=f"ring at the usual {span} rate of one flow")
 
 
 def _utilisation(point: Point, siblings: Sequence[Point]) -> Guess | str:
     inner = _inner_s(point, siblings)
     outer = _outer(siblings)
-    if inner is None or outer is None:
+    if not inner or outer is None:
         return "needs the length of the inner phase and the outer all-reduce, as rows beside it give them"
     share = inner / (inner + outer)
     spread = (1 - share) * MINUTE_ROUNDING_S / inner
