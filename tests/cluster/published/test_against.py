@@ -49,7 +49,7 @@ def test_collectives_meet_their_goals(found: dict[str, Prediction]) -> None:
 
 def test_intervals_hold_what_they_say(found: dict[str, Prediction]) -> None:
     test = validation.score("test", [p for p in found.values() if not p.fitted_on])
-    assert test.held_80 is not None and 0.70 <= test.held_80 <= 0.92
+    assert test.held_80 is not None and 0.70 <= test.held_80 <= 0.90
     assert test.held_95 is not None and test.held_95 >= 0.90
 
 

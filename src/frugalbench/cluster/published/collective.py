@@ -39,7 +39,8 @@ class Scene(Frozen, frozen=True, kw_only=True):
     table: str
     """Rows of one table share constants: system, work and what limits it."""
     family: str
-    """What limits: ``ring``, ``mesh``, ``switch``, ``rack``, ``net``, ``exchange``, ``exchange net`` or ``direct``."""
+    """What limits: ``ring``, ``mesh``, ``switch``, ``rack``, ``net``, ``exchange``, ``exchange net``,
+    ``host bus`` or ``direct``."""
     device: str
     operation: str
     algorithm: str
@@ -180,4 +181,6 @@ def _family(operation: str, algorithm: str, where: Place, over_net: bool) -> str
         return "net"
     if algorithm == "switch":
         return "rack" if where.node > RACK else ("net" if where.nodes > 1 else "switch")
+    if where.host_bus:
+        return "host bus"
     return "mesh" if where.mesh_peers else "ring"

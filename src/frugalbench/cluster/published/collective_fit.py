@@ -31,6 +31,8 @@ TABLE_SPREAD = {"latency": 0.4, "pipelining": 0.3, "efficiency": 0.06}
 NAMES = tuple(START)
 HOP_START = {"up_s": (math.log(3e-6), 0.7), "net_s": (math.log(14e-6), 0.7)}
 """A hop inside a node and between nodes: centres and spreads of the two constants that all tables share."""
+UNSEEN = "no table of the family"
+"""Scenes of a family that no table shows: the priors' centres and spreads are all there is."""
 CONGESTED = "exchange net"
 """The family whose rate falls with the number of nodes."""
 
@@ -205,11 +207,15 @@ def level(scene: Scene, fit: Fit) -> str:
     """How close the fitted tables are: ``table seen``, ``device seen`` or ``family only``."""
     if scene.table in fit.most_nodes:
         return "table seen"
+    if scene.family not in fit.factors:
+        return UNSEEN
     return "device seen" if scene.group in fit.factors else "family only"
 
 
 def pool(scene: Scene, fit: Fit) -> str:
     """Rows whose residuals are comparable: alike in :func:`level` and in whether bytes or start-up take more time."""
+    if level(scene, fit) == UNSEEN:
+        return UNSEEN
     load_s = scene.wire_s() / fit.constants(scene).efficiency
     return f"{level(scene, fit)}, {'bytes' if load_s >= time_s(scene, fit) / 2 else 'start-up'}"
 

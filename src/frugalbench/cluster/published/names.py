@@ -71,6 +71,8 @@ class Place(Frozen, frozen=True, kw_only=True):
     """Direct links that the scale-up rate is split over, where there is no switch."""
     in_switch: bool = False
     """The scale-up switch can reduce (NVLink SHARP)."""
+    host_bus: bool = False
+    """Devices reach each other over PCIe, perhaps through the host's memory."""
     network_reduces: bool = False
     """The scale-out switches can reduce (InfiniBand SHARP)."""
 
@@ -116,6 +118,7 @@ def _place(system: str, rest: str, devices: int | None) -> Place:
         scaleout_bytes_per_s=out,
         mesh_peers=_mesh(device),
         in_switch=_in_switch(system, device),
+        host_bus=_host_bus(system, device),
         network_reduces="sharp" in system and total > node,
     )
 
@@ -181,6 +184,11 @@ def _mesh(device: NamedDevice | None) -> int | None:
     if device is None:
         return None
     return device.mesh_peers or (7 if device.hardware in ("mi300x", "mi325x") else None)
+
+
+def _host_bus(system: str, device: NamedDevice | None) -> bool:
+    own = hardware(device.hardware).scaleup_name.lower() if device and device.hardware else ""
+    return "pcie" in system or ("pcie" in own and "nvlink" not in own and "nvlink" not in system)
 
 
 def _in_switch(system: str, device: NamedDevice | None) -> bool:

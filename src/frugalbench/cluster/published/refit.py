@@ -183,6 +183,7 @@ def with_spreads(made: Constants, points: Sequence[Point]) -> Constants:
         "memory": _spread(shares, "shares of peak left out"),
         "access": spread["table seen, bytes"],
         "system": _spread(shares, "shares of peak left out"),
+        c.UNSEEN: _prior_spread(),
         "wan ring": Spread(width_80=math.log(2.5), width_95=math.log(6.0), residuals=0, how="assumed: paths differ"),
         "grid": Spread(
             width_80=wan_rows.STEP * math.log(10) / 2, width_95=wan_rows.STEP * math.log(10) * 1.5, residuals=0,
@@ -196,6 +197,13 @@ def with_spreads(made: Constants, points: Sequence[Point]) -> Constants:
         systems=tuple(_systems(used)),
         scales=tuple(_scales(used, c.rows(points))),
     )
+
+
+def _prior_spread() -> Spread:
+    """Of the achieved share, as the priors of family, device and table have it together."""
+    spreads = (c.START["efficiency"][1], c.GROUP_SPREAD["efficiency"], c.TABLE_SPREAD["efficiency"])
+    width = math.hypot(*spreads)
+    return Spread(width_80=_six(1.2816 * width), width_95=_six(1.96 * width), residuals=0, how="the priors' spread")
 
 
 def _collective_misses(used: Sequence[c.Row], fit: c.Fit) -> dict[str, list[float]]:
