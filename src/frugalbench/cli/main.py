@@ -158,8 +158,14 @@ def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "simulate", "throughput of a modelled cluster over its size; measures nothing")
     command.add_argument(
-        "cluster", metavar="CLUSTER", help="path, or name of a shipped cluster (uniform, fragmented, …)"
+        "cluster", metavar="CLUSTER", nargs="?", help="path, or name of a shipped cluster (uniform, fragmented, …)"
     )
+    command.add_argument(
+        "--against",
+        metavar="POINTS.csv",
+        help="predict every published figure of a CSV file, with intervals; 'shipped' names the package's own file",
+    )
+    command.add_argument("--format", choices=("terminal", "md"), default="terminal", help="of --against")
 
 
 def _selftest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
