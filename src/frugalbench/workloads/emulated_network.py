@@ -101,7 +101,11 @@ class Scene:
 
         def output(index: int) -> Arrays:  # noqa: ARG001
             self._order({"work": number, "write": str(self._path("held"))})
-            return {"held": np.stack([np.load(self._path(f"held-{rank}.npy")) for rank in range(len(self.lines))])}
+            return {
+                "held": np.stack(
+                    [np.load(self._path(f"held-{rank}.npy"), allow_pickle=False) for rank in range(len(self.lines))]
+                )
+            }
 
         details = {
             "ranks": len(self.network.ports),
