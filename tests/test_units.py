@@ -71,3 +71,17 @@ def test_si_reads_back(value: float) -> None:
     number, unit = units.si(value, "B").split(" ")
     scale = {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "": 1, "m": 1e-3, "µ": 1e-6, "n": 1e-9}[unit[:-1]]
     assert float(number) * scale == pytest.approx(value, rel=0.0051)
+
+
+@given(st.floats(0.001, 1000), st.floats(-1e-3, 1e-3))
+def test_a_number_never_looks_like_a_limit_that_it_misses(limit, off):
+    value = limit * (1 + off)
+    if not math.isclose(value, limit, rel_tol=1e-9):
+        assert units.against(value, limit) != units.significant(limit)
+    assert units.against(limit, limit) == units.significant(limit)
+
+
+def test_as_many_digits_as_the_side_of_the_limit_takes():
+    assert units.against(0.3203, 0.32) == "0.3203"
+    assert units.against(0.5, 0.32) == "0.500"
+    assert units.against(None, 0.32) == "–"

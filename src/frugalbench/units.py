@@ -9,6 +9,7 @@ import math
 DASH = "–"
 
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_MOST_DIGITS = 12
 _SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 _BINARY = ((2**40, "Ti"), (2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki"), (1, ""))
 
@@ -21,6 +22,18 @@ def significant(value: float | None, digits: int = 3) -> str:
         return "0"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(decimals, 12)}f}"
+
+
+def against(value: float | None, limit: float) -> str:
+    """``value`` with three significant digits, or as many as it takes to show on which side of ``limit`` it lies."""
+    digits = 3
+    while value is not None and value != limit and digits < _MOST_DIGITS and _same(value, limit, digits):
+        digits += 1
+    return significant(value, digits)
+
+
+def _same(value: float, limit: float, digits: int) -> bool:
+    return float(f"{value:.{digits}g}") == float(f"{limit:.{digits}g}")
 
 
 def si(value: float | None, unit: str, digits: int = 3) -> str:

@@ -8,7 +8,7 @@ from frugalbench.analysis.metrics import measured_peaks
 from frugalbench.analysis.spending import last_level, level
 from frugalbench.analysis.statistics import DEFAULT_FLOOR, counted, latest
 from frugalbench.schema import Claim, Decision, Outcome, Record, Status, Tier, Verdict
-from frugalbench.units import significant
+from frugalbench.units import against, significant
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def judge(
 
 
 def _why(direction: str, threshold: float, low: float, high: float, found: Outcome) -> str:
-    span = significant(low) if low == high else f"[{significant(low)}, {significant(high)}]"
+    first, last = against(low, threshold), against(high, threshold)
+    span = first if low == high else f"[{first}, {last}]"
     need = f"{'at least' if direction == 'at_least' else 'at most'} {significant(threshold)}"
     words = {
         Outcome.SUPPORTED: "meets",

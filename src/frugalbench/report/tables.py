@@ -12,7 +12,7 @@ from frugalbench.analysis.claims import load_claims
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row
 from frugalbench.schema import Outcome, Status, Tier, Verdict
-from frugalbench.units import DASH, byte_size, interval, seconds, share, si, significant
+from frugalbench.units import DASH, against, byte_size, interval, seconds, share, si, significant
 
 FAMILIES = {
     "moe": "Mixture of experts",
@@ -63,17 +63,20 @@ def ratio_text(verdict: Verdict) -> str:
     """``ratio [low, high]``; the ratio alone where it is exact; a dash where it is missing."""
     if verdict.ratio is None:
         return DASH
-    text = significant(verdict.ratio)
+    limit = verdict.threshold
+    text = significant(verdict.ratio) if limit is None else against(verdict.ratio, limit)
     if (verdict.low is None and verdict.high is None) or verdict.low == verdict.high:
         return text
-    return f"{text} [{_bound(verdict.low)}, {_bound(verdict.high)}]"
+    return f"{text} [{_bound(verdict.low, limit)}, {_bound(verdict.high, limit)}]"
 
 
-def _bound(value: float | None) -> str:
+def _bound(value: float | None, limit: float | None) -> str:
     """A bound of a ratio; where two or three replicates allow anything, its digits would only widen the table."""
     if value is not None and 0 < value < LEAST_BOUND:
         return f"<{LEAST_BOUND:g}"
-    return f">{MOST_BOUND:g}" if value is not None and value > MOST_BOUND else significant(value)
+    if value is not None and value > MOST_BOUND:
+        return f">{MOST_BOUND:g}"
+    return significant(value) if limit is None else against(value, limit)
 
 
 @lru_cache(maxsize=1)
