@@ -134,6 +134,7 @@ def _verdicts(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command = _command(commands, "verdicts", "the verdict table of stored runs")
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories")
     command.add_argument("--format", choices=("terminal", "md"), default="terminal")
+    command.add_argument("--brief", action="store_true", help="one line per claim")
     command.add_argument(
         "--splice", metavar="FILE", help="write the table between FILE's markers instead of printing it"
     )

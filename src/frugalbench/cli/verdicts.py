@@ -21,9 +21,15 @@ def main(arguments: argparse.Namespace) -> int:
         output.print_json(verdicts)
         return 0
     if arguments.format == "md":
-        from frugalbench.report.markdown import verdicts_markdown
+        from frugalbench.report.markdown import brief_markdown, verdicts_markdown
 
-        print(verdicts_markdown(verdicts), end="")
+        print((brief_markdown if arguments.brief else verdicts_markdown)(verdicts), end="")
+        return 0
+    if arguments.brief:
+        from frugalbench.report.brief import brief_table
+        from frugalbench.report.terminal import table_terminal
+
+        print(table_terminal(brief_table(verdicts)), end="")
         return 0
     from frugalbench.report.noise import noise_lines
     from frugalbench.report.terminal import verdicts_terminal
@@ -41,10 +47,11 @@ def _splice(file: Path) -> bool:
 
 def produce(command: str) -> str:
     """The table that the command in a marker stands for; run directories are looked up from the current folder."""
-    from frugalbench.report.markdown import verdicts_markdown
+    from frugalbench.report.markdown import brief_markdown, verdicts_markdown
 
     words = command.split()[2:]
+    show = brief_markdown if "--brief" in words else verdicts_markdown
     names = [
         word for position, word in enumerate(words) if not word.startswith("--") and (words[position - 1] != "--format")
     ]
-    return verdicts_markdown(session.judge([load_run(name) for name in names]))
+    return show(session.judge([load_run(name) for name in names]))

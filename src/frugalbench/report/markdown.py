@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
 from frugalbench.report import safe
+from frugalbench.report.brief import brief_table
 from frugalbench.report.noise import noise_tables
 from frugalbench.report.tables import (
     Cell,
@@ -24,6 +25,11 @@ def verdicts_markdown(verdicts: Sequence[Verdict]) -> str:
     """The verdict table alone, as it is spliced into a README."""
     tables = [table for table in (verdicts_table(verdicts), untested_table(verdicts)) if table.rows]
     return "\n".join([*(table_markdown(table, heading=False) for table in tables), f"{counts_text(verdicts)}.\n"])
+
+
+def brief_markdown(verdicts: Sequence[Verdict]) -> str:
+    """One line per claim."""
+    return "\n".join((table_markdown(brief_table(verdicts, wide=True), heading=False), f"{counts_text(verdicts)}.\n"))
 
 
 def markdown(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table] = ()) -> str:

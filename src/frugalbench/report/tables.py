@@ -64,19 +64,19 @@ def ratio_text(verdict: Verdict) -> str:
     if verdict.ratio is None:
         return DASH
     limit = verdict.threshold
-    text = significant(verdict.ratio) if limit is None else against(verdict.ratio, limit)
+    text = against(verdict.ratio, limit)
     if (verdict.low is None and verdict.high is None) or verdict.low == verdict.high:
         return text
     return f"{text} [{_bound(verdict.low, limit)}, {_bound(verdict.high, limit)}]"
 
 
-def _bound(value: float | None, limit: float | None) -> str:
+def _bound(value: float | None, limit: float) -> str:
     """A bound of a ratio; where two or three replicates allow anything, its digits would only widen the table."""
     if value is not None and 0 < value < LEAST_BOUND:
         return f"<{LEAST_BOUND:g}"
     if value is not None and value > MOST_BOUND:
         return f">{MOST_BOUND:g}"
-    return significant(value) if limit is None else against(value, limit)
+    return against(value, limit)
 
 
 @lru_cache(maxsize=1)
