@@ -18,6 +18,8 @@ from frugalbench.schema import Record, Status
 
 WORKLOAD = "onnx_graphs"
 NATIVE = ("torch-eager", "torch-compile")
+YARDSTICK = "onnx-reference"
+"""Evaluates every operator one by one to say what is right; nobody deploys it."""
 PASS, NOT_RUN = "pass", "not run"
 OUTCOMES = (
     "crash", "timeout", "export error", "load error", "fallback", "run error", "wrong", "no reference", NOT_RUN, PASS,
@@ -66,6 +68,11 @@ class Cell:
     top1: float | None
     tolerance: float | None
     latencies: tuple[Latency, ...]
+
+    @property
+    def portable(self) -> bool:
+        """Whether it says something of portability: neither a native arm nor ONNX's own evaluator, the yardstick."""
+        return not self.native and self.backend != YARDSTICK
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,7 @@ def _shares(times: dict[int, float], best: dict[int, float]) -> dict[int, float]
 def portabilities(run: Run) -> list[Portability]:
     """Φ of each graph and regime over the portable backends that the run tried."""
     times, fastest = _times(_records(run)), _fastest(run)
-    table = [cell for cell in cells(run) if not cell.native and cell.outcome != NOT_RUN]
+    table = [cell for cell in cells(run) if cell.portable and cell.outcome != NOT_RUN]
     return [
         _portability(graph, regime, [cell for cell in table if cell.graph == graph], times, fastest[graph, regime][1])
         for graph, regime in fastest

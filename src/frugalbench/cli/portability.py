@@ -27,7 +27,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _tell(arguments: argparse.Namespace, run: "Run") -> int:
-    from frugalbench.analysis.portability import PASS, cells, file_facts, portabilities
+    from frugalbench.analysis.portability import NOT_RUN, PASS, cells, file_facts, portabilities
     from frugalbench.report.portability import blockers, page
     from frugalbench.schema import FrugalbenchError
 
@@ -50,7 +50,7 @@ def _tell(arguments: argparse.Namespace, run: "Run") -> int:
     if run.manifest.state == "interrupted":
         output.warn("interrupted; this is what was measured so far")
         return 130
-    return 0 if all(cell.outcome == PASS for cell in found) else 1
+    return 0 if all(cell.outcome in (PASS, NOT_RUN) for cell in found if cell.portable) else 1
 
 
 def _plain(found: object) -> Any:

@@ -165,12 +165,14 @@ def blockers(run: Run) -> list[str]:
     """What stands in the way of moving the run's first graph, worst first, one sentence each."""
     found = cells(run)
     facts = file_facts(run, found[0].graph)
-    lines = [_said(cell) for cell in found if cell.outcome not in (PASS, NOT_RUN)]
+    lines = [_said(cell) for cell in found if cell.portable and cell.outcome not in (PASS, NOT_RUN)]
     lines += [_bisect_hint(facts, cell) for cell in found if cell.outcome in ("wrong", "load error")][:1]
     lines += [
         f"{cell.backend}: runs at {significant(share, 2)} of the fastest arm's speed"
         for cell in found
-        if cell.outcome == PASS and (share := min((item.share for item in cell.latencies), default=1.0)) < SLOW
+        if cell.portable
+        and cell.outcome == PASS
+        and (share := min((item.share for item in cell.latencies), default=1.0)) < SLOW
     ]
     return lines + (_of_file(facts) if facts else [])
 
