@@ -91,6 +91,7 @@ def capabilities(machine: "Machine") -> list[Capability]:
         _compiler(),
         *_energy(),
         _schedstat(),
+        _networks(),
         *_limits(machine),
         *_packages(machine),
         _onnxruntime_flavour(),
@@ -140,6 +141,14 @@ def _schedstat() -> Capability:
     return Capability(
         "scheduler run delay (schedstat)", readable, detail, "" if readable else "sysctl kernel.sched_schedstats=1"
     )
+
+
+def _networks() -> Capability:
+    from frugalbench.cluster.emulate.namespaces import obstacle
+
+    reason, _, remedy = obstacle().partition(": ")
+    detail = reason or "ranks on emulated links and distances (frugalbench run emulate)"
+    return Capability("networks of our own (namespaces)", not reason, detail, remedy)
 
 
 def _limits(machine: "Machine") -> Iterator[Capability]:
