@@ -28,7 +28,7 @@ from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError, Sk
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
 
 WORKLOAD = "emulated_network"
-SCENES = ("uniform", "slow-link", "skewed", "slow-rank", "two-sites", "remote")
+SCENES = ("remote", "uniform", "slow-link", "skewed", "slow-rank", "two-sites")
 ONE_SITE, TWO_SITES = "one-site", "two-sites"
 KIB, MBIT, ITEM_BYTES = 1024, 125_000.0, 4
 MOST_RANKS = 8
@@ -157,7 +157,7 @@ def _remote(settings: Settings, options: dict[str, Any]) -> Iterator[Comparison]
     )
 
 
-_SCENES = dict(zip(SCENES, (_uniform, _slow_link, _skewed, _slow_rank, _two_sites, _remote), strict=True))
+_SCENES = dict(zip(SCENES, (_remote, _uniform, _slow_link, _skewed, _slow_rank, _two_sites), strict=True))
 
 
 def _network(options: dict[str, Any], ports: tuple[Port, ...], wan: Wan | None = None) -> Network:
