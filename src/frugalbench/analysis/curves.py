@@ -31,9 +31,9 @@ def _rows(claim: Claim, rule: EqualLoss, evidence: Evidence, regime: str, candid
     mine = [r for r in evidence.records if r.case.workload == rule.workload and counted(r)]
     found = []
     for comparison in dict.fromkeys(record.comparison for record in mine):
-        pairs = _pairs([r for r in mine if r.comparison == comparison], rule.baseline, candidate)
+        both = pairs([r for r in mine if r.comparison == comparison], rule.baseline, candidate)
         alpha = evidence.alpha_of(comparison)
-        logs = [log for ours, base in pairs if (log := log_ratio(ours, base, rule.axis)) is not None]
+        logs = [log for ours, base in both if (log := log_ratio(ours, base, rule.axis)) is not None]
         made = interval(logs, 1.0, alpha, 0.0)
         if made is None:
             continue
@@ -41,13 +41,13 @@ def _rows(claim: Claim, rule: EqualLoss, evidence: Evidence, regime: str, candid
             judge(
                 claim, evidence, regime, made.ratio, made.low, made.high,
                 metric=f"{rule.axis} to equal loss", candidate=candidate, baseline=rule.baseline, tier=Tier.MEASURED,
-                replicates=made.replicates, confidence=made.confidence, extra=_extra(pairs, rule.axis),
+                replicates=made.replicates, confidence=made.confidence, extra=_extra(both, rule.axis),
             )
         )  # fmt: skip
     return found
 
 
-def _pairs(records: Sequence[Record], baseline: str, candidate: str) -> list[tuple[Curve, Curve]]:
+def pairs(records: Sequence[Record], baseline: str, candidate: str) -> list[tuple[Curve, Curve]]:
     """Curves of candidate and baseline, by replicate."""
     curves = {(r.case.variant, r.replicate): r.details.get("curve") for r in records}
     numbers = sorted({number for _, number in curves})

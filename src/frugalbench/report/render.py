@@ -56,6 +56,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.emulated import emulated_tables
     from frugalbench.report.expert_parallel import expert_parallel_tables
     from frugalbench.report.foreign import foreign_tables
+    from frugalbench.report.local_steps import local_steps_tables
     from frugalbench.report.pareto import pareto_tables
     from frugalbench.report.portability import portability_tables
     from frugalbench.report.quantized import quantized_tables
@@ -76,6 +77,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
         collectives_tables,
         expert_parallel_tables,
         emulated_tables,
+        local_steps_tables,
         foreign_tables,
         tax_tables,
     )

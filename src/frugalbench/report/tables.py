@@ -25,8 +25,8 @@ FAMILIES = {
 LEAST_BOUND, MOST_BOUND = 0.001, 1000.0
 _OTHER_NAMES = {
     "quality": "moe", "lm_quality": "moe", "allreduce": "net", "expert_parallel": "net", "cluster": "net",
-    "emulated_network": "net", "simulate": "net", "model_decode": "quant", "foreign_device": "adaptation",
-    "kernel_tax": "adaptation",
+    "emulated_network": "net", "local_steps": "net", "simulate": "net", "model_decode": "quant",
+    "foreign_device": "adaptation", "kernel_tax": "adaptation",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ SPECS = {
     "allreduce": "frugalbench.specs.allreduce",
     "expert_parallel": "frugalbench.specs.expert_parallel",
     "emulated_network": "frugalbench.specs.emulated_network",
+    "local_steps": "frugalbench.specs.local_steps",
     "foreign_device": "frugalbench.specs.foreign_device",
     "kernel_tax": "frugalbench.specs.kernel_tax",
     "cluster_model": "frugalbench.specs.cluster_model",

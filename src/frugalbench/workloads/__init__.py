@@ -13,6 +13,7 @@ BUILDERS = {
     "allreduce": "frugalbench.workloads.allreduce",
     "expert_parallel": "frugalbench.workloads.expert_parallel",
     "emulated_network": "frugalbench.workloads.emulated_network",
+    "local_steps": "frugalbench.workloads.local_steps",
     "foreign_device": "frugalbench.workloads.foreign_device",
     "kernel_tax": "frugalbench.workloads.kernel_tax",
     "selftest": "frugalbench.workloads.selftest",

@@ -127,7 +127,7 @@ def _train(params: dict[str, Any]) -> Arrays:
     optimizer = torch.optim.AdamW(model.weights.values(), lr=_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1)
     for step in range(1, params["steps"] + 1):
         for group in optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE * _schedule(step, params["steps"])
+            group["lr"] = _LEARNING_RATE * schedule(step, params["steps"])
         optimizer.zero_grad(set_to_none=True)
         model.loss(torch.from_numpy(text.batch(params["seed"], 0, step, settings)))[0].backward()
         torch.nn.utils.clip_grad_norm_(model.weights.values(), _CLIP)
@@ -135,7 +135,7 @@ def _train(params: dict[str, Any]) -> Arrays:
     return {name: weight.detach().numpy().copy() for name, weight in model.weights.items()}
 
 
-def _schedule(step: int, steps: int) -> float:
+def schedule(step: int, steps: int) -> float:
     """Linear warm-up, then a cosine down to a twentieth."""
     cosine = _LAST_SHARE + (1 - _LAST_SHARE) * 0.5 * (1 + math.cos(math.pi * step / steps))
     return min(1.0, step / _WARMUP_STEPS) * cosine
