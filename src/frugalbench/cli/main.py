@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     _run(commands)
     _verdicts(commands)
     _report(commands)
+    _explain(commands)
     _compare(commands)
     _simulate(commands)
     _selftest(commands)
@@ -144,6 +145,15 @@ def _report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories")
     command.add_argument("--format", choices=_FORMATS, default="terminal")
     command.add_argument("--output", metavar="PATH", help="file to write")
+
+
+def _explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "explain", "from the verdicts of one claim back to the samples they rest on")
+    command.add_argument("run", metavar="RUN", help="run directory")
+    command.add_argument("claim", metavar="CLAIM", help="id of a claim, as `frugalbench claims` lists them")
+    command.add_argument("--regime", metavar="R", help="only this regime")
+    command.add_argument("--arm", metavar="A", help="only as_shipped, best, or this candidate")
+    command.add_argument("--samples", action="store_true", help="also every round's values")
 
 
 def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
