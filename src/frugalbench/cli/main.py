@@ -144,7 +144,9 @@ def _report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     command = _command(commands, "report", "everything that stored runs hold, in one of several formats")
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories")
     command.add_argument("--format", choices=_FORMATS, default="terminal")
-    command.add_argument("--output", metavar="PATH", help="file to write")
+    command.add_argument(
+        "--output", metavar="PATH", help="file to write; a folder for every table, samples too, as csv, parquet or json"
+    )
 
 
 def _explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
