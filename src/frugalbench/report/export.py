@@ -104,16 +104,16 @@ def _json_table(table: Export, runs: Sequence[Run], file: Path) -> None:
         stream.write(b"\n]\n" if lead == b",\n" else b"[]\n")
 
 
-_BATCH = 10_000
+BATCH = 10_000
+"""Lines that are turned into Arrow columns at once."""
 
 
 def _parquet_table(table: Export, runs: Sequence[Run], file: Path) -> None:
     pa, pq = _arrow()
-    schema = arrow_schema(pa, table)
     lines = table.lines(runs)
-    with pq.ParquetWriter(file, schema) as writer:
-        while batch := list(islice(lines, _BATCH)):
-            writer.write_table(arrow_table(pa, schema, batch))
+    with pq.ParquetWriter(file, arrow_schema(pa, table)) as writer:
+        while batch := list(islice(lines, BATCH)):
+            writer.write_table(arrow_table(pa, table, batch))
 
 
 def arrow_schema(pa: Any, table: Export) -> Any:
@@ -122,12 +122,11 @@ def arrow_schema(pa: Any, table: Export) -> Any:
     return pa.schema([(n, known[kind]) for n, kind in zip(table.columns(), table.kinds(), strict=True)])
 
 
-def arrow_table(pa: Any, schema: Any, lines: Sequence[tuple[Any, ...]]) -> Any:
-    """Lines of one table in Arrow's memory."""
-    columns = zip(*lines, strict=True) if lines else [()] * len(schema)
-    return pa.Table.from_arrays(
-        [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)], schema=schema
-    )
+def arrow_table(pa: Any, table: Export, lines: Sequence[tuple[Any, ...]]) -> Any:
+    """Some lines, at least one, of a table as Arrow columns."""
+    schema = arrow_schema(pa, table)
+    pairs = zip(zip(*lines, strict=True), schema, strict=True)
+    return pa.Table.from_arrays([pa.array(values, type=field.type) for values, field in pairs], schema=schema)
 
 
 _WRITERS: dict[str, Callable[[Export, Sequence[Run], Path], None]] = {
