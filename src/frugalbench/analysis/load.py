@@ -1,6 +1,6 @@
 """Opening a run directory: ``manifest.json`` and ``records.jsonl``, nothing else, and no torch."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -77,7 +77,7 @@ def _load_remote(address: str) -> Run:
         except FrugalbenchError as problem:
             raise FrugalbenchError(str(problem).replace(folder, address)) from None
         problems = tuple(problem.replace(folder, address) for problem in run.problems)
-        return replace(run, path=Path(address), problems=problems)
+        return Run(Path(address), run.manifest, run.records, problems)
 
 
 def _read_manifest(path: Path) -> Manifest:
