@@ -72,6 +72,8 @@ def latex_comment(text: object) -> str:
 
 def json_text(document: str) -> str:
     """JSON with every character spelled out that a terminal could obey; the document says the same as before."""
+    if document.isprintable():
+        return document
     return _JSON_CONTROL.sub(lambda match: _escaped(ord(match[0])), document)
 
 
