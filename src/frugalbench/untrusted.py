@@ -120,7 +120,7 @@ def shown(text: object, most: int = 2000) -> str:
     """``text`` as a terminal may print it: control characters spelled out, cut after ``most`` characters."""
     plain = str(text)
     cut = plain if len(plain) <= most else f"{plain[:most]}…"
-    return _CONTROL.sub(_spelled, cut) if _CONTROL.search(cut) else cut
+    return cut if cut.isprintable() or not _CONTROL.search(cut) else _CONTROL.sub(_spelled, cut)
 
 
 def _spelled(match: re.Match[str]) -> str:

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 
 from frugalbench.analysis.plausible import manifest_fault, record_fault
+from frugalbench.analysis.remote import copy_run, is_remote
 from frugalbench.schema import (
     SCHEMA_VERSION,
     UNREADABLE,
@@ -33,24 +36,48 @@ class Run:
     problems: tuple[str, ...] = ()
     """What was not as it should be but could be read around."""
 
+    def metrics(self, frame: str | None = None) -> Any:
+        """One line per case, with the columns of the table ``cases`` in results/README.md.
+
+        A pandas frame, a polars one where only that is installed, else a list of dicts; ``frame`` asks for one of
+        ``pandas``, ``polars`` and ``list``. Raises :class:`FrugalbenchError` where that is not installed.
+        """
+        from frugalbench.analysis.frames import metrics
+
+        return metrics(self, frame)
+
 
 class _Version(msgspec.Struct):
     schema_version: int
 
 
 def load_run(path: Path | str) -> Run:
-    """Read the run directory ``path``.
+    """Read the run directory ``path``, or the one on object storage at such an address.
 
     A last line that was being written when the run died is dropped and noted in ``problems``.
     Raises :class:`FrugalbenchError` when ``path`` is no run directory, was written by a newer
     schema, or holds a line that cannot be read, numbers that no measurement gives, or more than is read of such a file.
     """
+    if is_remote(path):
+        return _load_remote(str(path))
     path = Path(path)
     manifest = _read_manifest(path)
     records, problems = _read_records(path / "records.jsonl")
     if manifest.state != "complete":
         problems = (*problems, f"{path}: the run is not complete ({manifest.state})")
     return Run(path, manifest, records, tuple(shown(problem) for problem in problems))
+
+
+def _load_remote(address: str) -> Run:
+    """A run on object storage; messages and ``path`` name its address."""
+    with TemporaryDirectory(prefix="frugalbench-") as folder:
+        copy_run(address, Path(folder), MOST_RECORDS_BYTES)
+        try:
+            run = load_run(folder)
+        except FrugalbenchError as problem:
+            raise FrugalbenchError(str(problem).replace(folder, address)) from None
+        problems = tuple(problem.replace(folder, address) for problem in run.problems)
+        return Run(Path(address), run.manifest, run.records, problems)
 
 
 def _read_manifest(path: Path) -> Manifest:

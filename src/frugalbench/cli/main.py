@@ -12,7 +12,7 @@ from importlib import import_module
 
 from frugalbench import __version__
 
-_FORMATS = ("terminal", "md", "csv", "parquet", "json", "html")
+_FORMATS = ("terminal", "md", "csv", "parquet", "json", "latex", "html")
 
 
 def entry() -> None:
@@ -71,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     _run(commands)
     _verdicts(commands)
     _report(commands)
+    _explain(commands)
+    _query(commands)
     _compare(commands)
     _simulate(commands)
     _selftest(commands)
@@ -144,7 +146,25 @@ def _report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     command = _command(commands, "report", "everything that stored runs hold, in one of several formats")
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories")
     command.add_argument("--format", choices=_FORMATS, default="terminal")
-    command.add_argument("--output", metavar="PATH", help="file to write")
+    command.add_argument(
+        "--output", metavar="PATH", help="file to write; a folder for every table, samples too, as csv, parquet or json"
+    )
+
+
+def _explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "explain", "from the verdicts of one claim back to the samples they rest on")
+    command.add_argument("run", metavar="RUN", help="run directory")
+    command.add_argument("claim", metavar="CLAIM", help="id of a claim, as `frugalbench claims` lists them")
+    command.add_argument("--regime", metavar="R", help="only this regime")
+    command.add_argument("--arm", metavar="A", help="only as_shipped, best, or this candidate")
+    command.add_argument("--samples", action="store_true", help="also every round's values")
+
+
+def _query(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "query", "SQL over the tables of stored runs: metrics, records, samples, verdicts …")
+    command.add_argument("runs", metavar="RUN", nargs="+", help="run directories, or addresses such as s3://bucket/run")
+    command.add_argument("sql", metavar="SELECT", help="one query; results/README.md lists tables and columns")
+    command.add_argument("--format", choices=("terminal", "csv", "json"), default="terminal")
 
 
 def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

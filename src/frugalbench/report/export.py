@@ -1,13 +1,18 @@
 """Rows and verdicts for other programs: CSV, JSON and Parquet.
 
-One line per case, missing numbers empty or null, units in the column names. ``facts`` is a JSON object in CSV and
-Parquet, because its keys differ between workloads.
+One file holds one line per case, a folder one file per table of :mod:`frugalbench.report.columns`. Missing numbers are
+empty or null, units in the column names. ``facts`` is a JSON object in CSV and Parquet, because its keys differ between
+workloads.
 """
 
 import csv
 import io
+import re
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -17,6 +22,7 @@ from frugalbench.analysis.metrics import Row
 from frugalbench.analysis.noise import noise, share_void
 from frugalbench.analysis.statistics import latest
 from frugalbench.report import safe
+from frugalbench.report.columns import EXPORTS, Export
 from frugalbench.schema import FrugalbenchError, Verdict
 
 EXTRA_HINT = "pip install 'frugalbench[report]'"
@@ -44,8 +50,101 @@ def _noise(run: Run) -> list[dict[str, Any]]:
     return [{"run": run.manifest.run_id, **msgspec.to_builtins(part)} for part in (*parts, share_void(parts))]
 
 
-def to_parquet(rows: Sequence[Row]) -> bytes:
-    """A Parquet file of the cases, typed. Needs pyarrow, which the ``report`` extra brings."""
+def write_tables(runs: Sequence[Run], folder: Path, fmt: str) -> list[Path]:
+    """Every table as ``folder/NAME.fmt`` (``csv``, ``parquet`` or ``json``), written line by line.
+
+    Raises :class:`FrugalbenchError` where the folder cannot be written, and for Parquet without pyarrow.
+    """
+    write, made = _WRITERS[fmt], []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for table in EXPORTS:
+            made.append(folder / f"{table.name}.{fmt}")
+            write(table, runs, made[-1])
+    except OSError as error:
+        raise FrugalbenchError(
+            f"{folder}: cannot be written ({error.strerror}).\nName a folder that can be made or written."
+        ) from None
+    return made
+
+
+def _csv_table(table: Export, runs: Sequence[Run], file: Path) -> None:
+    texts = [place for place, kind in enumerate(table.kinds()) if kind is str]
+    with file.open("wb") as stream:
+        stream.write(",".join(table.columns()).encode() + b"\n")
+        for values in table.lines(runs):
+            plain = all(values[at] is None or (len(values[at]) < _MOST_KEPT and _is_plain(values[at])) for at in texts)
+            stream.write(_plain_line(values) if plain else _any_line(values))
+
+
+def _plain_line(values: tuple[Any, ...]) -> bytes:
+    """As JSON writes them, which is faster than the csv module; its quoted text is csv's too."""
+    line = msgspec.json.encode(values)[1:-1]
+    return line.replace(b"null", b"").replace(b"true", b"True").replace(b"false", b"False") + b"\n"
+
+
+def _any_line(values: tuple[Any, ...]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow([safe.csv_value(value) for value in values])
+    return text.getvalue().encode()
+
+
+_MOST_KEPT = 200
+_PLAIN = re.compile(r"[A-Za-z0-9_./:;%()\[\] -]*")
+_WORDS = re.compile("null|true|false")
+
+
+@lru_cache(maxsize=4096)
+def _is_plain(value: str) -> bool:
+    """Whether JSON and csv write it alike and no spreadsheet computes it. Names and units repeat themselves."""
+    return bool(_PLAIN.fullmatch(value)) and not _WORDS.search(value) and safe.csv_value(value) == value
+
+
+def _json_table(table: Export, runs: Sequence[Run], file: Path) -> None:
+    """A list of objects, one a line."""
+    names = table.columns()
+    with file.open("wb") as stream:
+        lead = b"[\n"
+        for values in table.lines(runs):
+            line = msgspec.json.encode(dict(zip(names, values, strict=True))).decode()
+            stream.write(lead + safe.json_text(line).encode())
+            lead = b",\n"
+        stream.write(b"\n]\n" if lead == b",\n" else b"[]\n")
+
+
+BATCH = 10_000
+"""Lines that are turned into Arrow columns at once."""
+
+
+def _parquet_table(table: Export, runs: Sequence[Run], file: Path) -> None:
+    pa, pq = _arrow()
+    lines = table.lines(runs)
+    with pq.ParquetWriter(file, arrow_schema(pa, table)) as writer:
+        while batch := list(islice(lines, BATCH)):
+            writer.write_table(arrow_table(pa, table, batch))
+
+
+def arrow_schema(pa: Any, table: Export) -> Any:
+    """The Arrow schema of a table."""
+    known = {float: pa.float64(), int: pa.int64(), bool: pa.bool_(), str: pa.string()}
+    return pa.schema([(n, known[kind]) for n, kind in zip(table.columns(), table.kinds(), strict=True)])
+
+
+def arrow_table(pa: Any, table: Export, lines: Sequence[tuple[Any, ...]]) -> Any:
+    """Some lines, at least one, of a table as Arrow columns."""
+    schema = arrow_schema(pa, table)
+    pairs = zip(zip(*lines, strict=True), schema, strict=True)
+    return pa.Table.from_arrays([pa.array(values, type=field.type) for values, field in pairs], schema=schema)
+
+
+_WRITERS: dict[str, Callable[[Export, Sequence[Run], Path], None]] = {
+    "csv": _csv_table,
+    "parquet": _parquet_table,
+    "json": _json_table,
+}
+
+
+def _arrow() -> tuple[Any, Any]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -53,6 +152,12 @@ def to_parquet(rows: Sequence[Row]) -> bytes:
         raise FrugalbenchError(
             f"parquet needs pyarrow, which is not installed.\nInstall it with: {EXTRA_HINT}"
         ) from None
+    return pa, pq
+
+
+def to_parquet(rows: Sequence[Row]) -> bytes:
+    """A Parquet file of the cases, typed. Needs pyarrow, which the ``report`` extra brings."""
+    pa, pq = _arrow()
     hints = get_type_hints(Row)
     schema = pa.schema([(name, _arrow_type(pa, hints[name])) for name in _columns(Row)])
     sink = io.BytesIO()

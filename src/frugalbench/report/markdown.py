@@ -6,6 +6,7 @@ from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
 from frugalbench.report import safe
 from frugalbench.report.brief import brief_table
+from frugalbench.report.citation import citation
 from frugalbench.report.noise import noise_tables
 from frugalbench.report.tables import (
     Cell,
@@ -38,7 +39,8 @@ def markdown(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Ro
     tables += [*noise_tables(runs, rows), machine_table(runs, rows)]
     names = safe.markdown(", ".join(run.manifest.name for run in runs))
     parts = [f"# frugalbench: {names}\n", "## Verdicts\n", verdicts_markdown(verdicts)]
-    return "\n".join(parts + [table_markdown(table) for table in tables if table.rows])
+    sources = ["## Cite as\n", *(f"- {safe.markdown(citation(run))}" for run in runs), ""]
+    return "\n".join([*parts, *(table_markdown(table) for table in tables if table.rows), *sources])
 
 
 def table_markdown(table: Table, heading: bool = True) -> str:

@@ -8,7 +8,7 @@ from frugalbench.analysis.metrics import Row, rows
 from frugalbench.report.tables import Table
 from frugalbench.schema import FrugalbenchError, Verdict
 
-FORMATS = ("terminal", "md", "csv", "parquet", "json", "html")
+FORMATS = ("terminal", "md", "csv", "parquet", "json", "latex", "html")
 
 
 def render(
@@ -40,6 +40,12 @@ def _markdown(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[
     from frugalbench.report.markdown import markdown
 
     return markdown(runs, verdicts, lines, _extra_tables(runs))
+
+
+def _latex(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[Row], _: Path | None) -> str:
+    from frugalbench.report.citation import latex
+
+    return latex(runs, verdicts, lines)
 
 
 def _html(runs: Sequence[Run], verdicts: Sequence[Verdict], lines: Sequence[Row], _: Path | None) -> str:
@@ -106,6 +112,7 @@ _Renderer = Callable[[Sequence[Run], Sequence[Verdict], Sequence[Row], Path | No
 _RENDERERS: dict[str, _Renderer] = {
     "terminal": _terminal,
     "md": _markdown,
+    "latex": _latex,
     "csv": _csv,
     "json": _json,
     "parquet": _parquet,

@@ -50,8 +50,30 @@ def markdown(text: object) -> str:
     return re.sub(r"\](?=[(:\[])", r"\]", flat)
 
 
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "≥": r"$\geq$",
+    "≤": r"$\leq$", "×": r"$\times$", "·": r"$\cdot$", "µ": r"$\mu$", "Φ": r"$\Phi$", "√": r"$\surd$", "–": "--",
+    "—": "---", "…": r"\ldots{}", "°": r"$^\circ$", "→": r"$\to$", "±": r"$\pm$", "²": "$^2$",
+    "`": r"\textasciigrave{}", '"': "''", "|": r"\textbar{}",
+}  # fmt: skip
+
+
+def latex(text: object) -> str:
+    """One line in which nothing is a command; symbols that plain fonts lack become those of mathematics."""
+    flat = " ".join(shown(text, MOST_CELL).split())
+    return "".join(_LATEX.get(character, character) for character in flat)
+
+
+def latex_comment(text: object) -> str:
+    """One line behind a per cent sign."""
+    return " ".join(shown(text, MOST_CELL).split())
+
+
 def json_text(document: str) -> str:
     """JSON with every character spelled out that a terminal could obey; the document says the same as before."""
+    if document.isprintable():
+        return document
     return _JSON_CONTROL.sub(lambda match: _escaped(ord(match[0])), document)
 
 
