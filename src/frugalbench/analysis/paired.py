@@ -7,7 +7,7 @@ the strongest baseline alone, which the pilot named, so that a refutation is one
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 import msgspec
@@ -34,6 +34,8 @@ class Group:
     absent: dict[str, str]
     """Variant to the reason why it has no counted record."""
     spoilt: Spoilt
+    logs: dict[tuple[str, str, str], tuple[float, ...]] = field(default_factory=dict, compare=False, repr=False)
+    """Log-ratios by metric, baseline and candidate, which several claims ask for."""
 
 
 def views(claim: Claim, evidence: Evidence) -> Iterator[tuple[Claim, Group]]:
@@ -56,6 +58,14 @@ def _beside(rule: PairedRatio, arms: PairedArms) -> PairedRatio:
 
 def groups(evidence: Evidence, workload: str, named: bool = False) -> dict[tuple[str, str], Group]:
     """Records of ``workload`` by comparison and regime; ``named`` labels even an only comparison with its shape."""
+    key = ("groups", workload, named)
+    if key not in evidence.memo:
+        evidence.memo[key] = _groups(evidence, workload, named)
+    found: dict[tuple[str, str], Group] = evidence.memo[key]
+    return found
+
+
+def _groups(evidence: Evidence, workload: str, named: bool) -> dict[tuple[str, str], Group]:
     buckets: dict[tuple[str, str], list[Record]] = {}
     for record in evidence.records:
         if record.case.workload == workload and not record.interrupted:
@@ -213,8 +223,15 @@ def _parts(
     theirs = _work(group.counted[baseline][0].case, rule.scale, evidence)
     if ours is None or theirs is None or not ours or not theirs:
         return None
-    logs = statistics.pair_logs(group.counted[baseline], group.counted[name], rule.metric, group.spoilt)
-    return logs, ours / theirs
+    return pair_logs(group, rule.metric, baseline, name), ours / theirs
+
+
+def pair_logs(group: Group, metric: str, baseline: str, name: str) -> tuple[float, ...]:
+    """Log-ratios of a candidate to a baseline, one per replicate that both took."""
+    key = metric, baseline, name
+    if key not in group.logs:
+        group.logs[key] = statistics.pair_logs(group.counted[baseline], group.counted[name], metric, group.spoilt)
+    return group.logs[key]
 
 
 def _levels(
