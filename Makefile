@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 OUT ?=
 REPORT_RUN ?= results/cpu-reference
 
-.PHONY: bench test install lock reference fast format
+.PHONY: bench test install lock reference validation fast format
 
 bench: $(STAMP)
 	$(BIN)/frugalbench run smoke $(if $(OUT),--out $(OUT))
@@ -50,6 +50,11 @@ reference: $(STAMP)
 	$(BIN)/frugalbench run cpu --out $(REPORT_RUN)
 	$(BIN)/frugalbench verdicts $(REPORT_RUN) --splice README.md
 	for format in md csv html; do $(BIN)/frugalbench report $(REPORT_RUN) --format $$format --output $(REPORT_RUN)/report.$$format; done
+
+# The constants of the cluster model from published figures, and the account of how far it is off.
+validation: $(STAMP)
+	$(BIN)/python -m frugalbench.cluster.published.refit
+	$(BIN)/frugalbench simulate --against shipped --format md > docs/validation.md
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -87,7 +87,7 @@ class Reader:
     def weight(self, r: dict, scale: str) -> float | None:
         """What one token of the case is worth in the estimand."""
         cost = r["case"].get("cost")
-        if scale == "none" or cost is None:
+        if scale in ("none", "tax") or cost is None:
             return 1.0
         token = cost["token"] or 1.0
         if scale == "flop":
@@ -99,11 +99,14 @@ class Reader:
     # paired ratios
 
     def paired(self, claim: dict) -> Iterator[Row]:
-        rule = claim["rule"]
+        for beside in (None, *claim["rule"].get("beside", ())):
+            yield from self._paired(claim, {**claim["rule"], **(beside or {})}, named=beside is not None)
+
+    def _paired(self, claim: dict, rule: dict, named: bool) -> Iterator[Row]:
         mine = [r for r in self.records if r["case"]["workload"] == rule["workload"]]
         mine = [r for r in mine if r["comparison"] != "plan"]
         groups = dict.fromkeys((r["comparison"], r["case"]["regime"]) for r in mine)
-        several = len({comparison for comparison, _ in groups}) > 1
+        several = named or len({comparison for comparison, _ in groups}) > 1
         for comparison, regime in groups:
             if regime in claim["regimes"]:
                 group = [r for r in mine if (r["comparison"], r["case"]["regime"]) == (comparison, regime)]
@@ -162,7 +165,8 @@ class Reader:
             return
         tested = [name for name in rule["as_shipped"] if name in arms]
         whole = self.spends(group[0]["comparison"])
-        p_values = {n: tail(logs(n, strongest), claim["threshold"], self.floor) for n in tested}
+        limit = 1 / (1 - claim["threshold"]) if scale == "tax" else claim["threshold"]
+        p_values = {n: tail(logs(n, strongest), limit, self.floor) for n in tested}
         levels = step_down(p_values, whole)
         rows = [("as_shipped", name, levels[name]) for name in tested]
         rows += [("best", champion, whole)] if champion else []
@@ -171,11 +175,11 @@ class Reader:
                 b: span(logs(name, b), alpha, self.floor) for b in rule["baselines"] if b in arms and logs(name, b)
             }
             if strongest in spans:
-                each = {b: answer(claim["direction"], claim["threshold"], s) for b, s in spans.items()}
+                each = {b: answer(claim["direction"], limit, s) for b, s in spans.items()}
                 verdict = each[strongest]
                 if verdict == "supported" and set(each.values()) != {"supported"}:
                     verdict = "inconclusive"
-                ratio, low, high = spans[strongest]
+                ratio, low, high = (taxed(value) if scale == "tax" else value for value in spans[strongest])
                 label = name + (f" @ {group[0]['case']['shape']}" if several else "")
                 yield (claim["id"], regime, kind, label, strongest, verdict, ratio, low, high)
 
@@ -217,6 +221,11 @@ class Reader:
             claim = tomllib.loads(file.read_text())
             if claim["rule"]["kind"] in kinds:
                 yield from kinds[claim["rule"]["kind"]](claim)
+
+
+def taxed(ratio: float | None) -> float | None:
+    """What the slower of two takes longer, as a share of its own time."""
+    return None if ratio is None else 1 - 1 / ratio
 
 
 def span(logs: list[float], alpha: float, floor: float) -> tuple[float, float | None, float | None]:

@@ -1,13 +1,13 @@
-"""Closed forms against their laws and against published nccl-tests tables (``points.csv``, sources inside)."""
+"""Closed forms against their laws and against published nccl-tests tables (``data/network/points.csv``)."""
 
 import csv
 import statistics
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from frugalbench import paths
 from frugalbench.analysis.alphabeta import fit_alpha_beta, median_miss, misses
 from frugalbench.cluster import collectives as c
 from frugalbench.schema import FrugalbenchError
@@ -20,9 +20,9 @@ RANKS = st.integers(2, 4096)
 def published(system: str) -> dict[float, dict[str, float]]:
     """Metric by size for one system: ``busbw`` in GB/s, ``time`` in microseconds."""
     found: dict[float, dict[str, float]] = {}
-    with (Path(__file__).parent / "points.csv").open() as file:
+    with paths.data("network", "points.csv").open() as file:
         for row in csv.DictReader(file):
-            if row["system"] == system:
+            if row["system"] == system and row["metric"] in ("busbw", "time"):
                 found.setdefault(float(row["message_bytes_or_model"]), {})[row["metric"]] = float(row["value"])
     return found
 

@@ -52,10 +52,10 @@ def _pairs(records: Sequence[Record], baseline: str, candidate: str) -> list[tup
     curves = {(r.case.variant, r.replicate): r.details.get("curve") for r in records}
     numbers = sorted({number for _, number in curves})
     both = [(curves.get((candidate, number)), curves.get((baseline, number))) for number in numbers]
-    return [(ours, base) for ours, base in both if _usable(ours) and _usable(base) and ours and base]
+    return [(ours, base) for ours, base in both if usable(ours) and usable(base) and ours and base]
 
 
-def _usable(curve: object) -> bool:
+def usable(curve: object) -> bool:
     """A list of points that all hold numbers; records may come from anywhere."""
     return (
         isinstance(curve, list)

@@ -254,7 +254,7 @@ def _row(
         return not_tested(claim, evidence, group.regime, reason, arm=arm)
     bounds = _bound(rule, against.low), _bound(rule, against.high)
     return judge(
-        claim, evidence, group.regime, _shown(rule, against.ratio), *bounds,
+        claim, evidence, group.regime, shown(rule, against.ratio), *bounds,
         metric=_metric_name(rule), candidate=name + group.label, baseline=strongest, tier=group.counted[name][0].tier,
         replicates=against.replicates, confidence=against.confidence, arm=arm,
         outcome=_outcome(claim, intervals, strongest), extra=_extra(claim, group, name, intervals, strongest),
@@ -281,13 +281,13 @@ def _limit(claim: Claim) -> float:
     return 1 / (1 - claim.threshold) if claim.rule.scale == "tax" else claim.threshold
 
 
-def _shown(rule: PairedRatio, ratio: float) -> float:
+def shown(rule: PairedRatio, ratio: float) -> float:
     """What a ratio of speeds, hand-tuned over portable, says of the tax, which grows with it; elsewhere the ratio."""
     return 1 - 1 / ratio if rule.scale == "tax" and ratio else ratio
 
 
 def _bound(rule: PairedRatio, ratio: float | None) -> float | None:
-    return None if ratio is None else _shown(rule, ratio)
+    return None if ratio is None else shown(rule, ratio)
 
 
 def _unbeaten(claim: Claim, intervals: Mapping[str, Interval]) -> list[str]:
@@ -305,7 +305,7 @@ def _extra(claim: Claim, group: Group, name: str, intervals: Mapping[str, Interv
         notes.append(f"not settled against {', '.join(rest)}")
     rule = claim.rule
     assert isinstance(rule, PairedRatio)
-    others = [f"{_shown(rule, item.ratio):.3g} over {base}" for base, item in intervals.items() if base != strongest]
+    others = [f"{shown(rule, item.ratio):.3g} over {base}" for base, item in intervals.items() if base != strongest]
     if others:
         notes.append(", ".join(others))
     missing = [f"{base} left out ({_why_left_out(group, base)})" for base in _left_out(claim, intervals)]
@@ -328,3 +328,47 @@ def _metric_name(rule: PairedRatio) -> str:
     names = {"flop": f"{base} x FLOP ratio", "peak_share": f"{base} as share of peak"}
     names |= {"none": base, "tax": f"1 - portable / hand-tuned {base}"}
     return names[rule.scale]
+
+
+@dataclass(frozen=True)
+class Working:
+    """What one row was computed from."""
+
+    logs: dict[str, tuple[float, ...]]
+    """By baseline, one per replicate that both took."""
+    factors: dict[str, float]
+    """By baseline, what makes such a ratio the estimand."""
+    alpha_look: float
+    alpha: float
+    rivals: tuple[str, ...]
+    """Candidates that shared ``alpha_look`` by Holm's procedure."""
+    intervals: dict[str, Interval]
+    """By baseline, as ratios of speeds times the factor."""
+    outcomes: dict[str, Outcome]
+    limit: float
+    """The threshold in the same terms."""
+
+
+def working(claim: Claim, evidence: Evidence, group: Group, row: Verdict) -> Working | None:
+    """The workings of ``row``, which :func:`verdicts` gave for the same arguments; ``None`` where it has no ratio."""
+    rule = claim.rule
+    assert isinstance(rule, PairedRatio)
+    if row.candidate is None or row.baseline is None:
+        return None
+    name, whole = row.candidate.removesuffix(group.label), evidence.alpha_of(group.comparison)
+    parts = {base: found for base in rule.baselines if (found := _parts(rule, evidence, group, name, base)) is not None}
+    rivals = [item for item in rule.as_shipped if item in group.counted] if row.arm == "as_shipped" else [name]
+    levels = _levels(claim, rule, evidence, group, rivals, row.baseline) if row.arm == "as_shipped" else {name: whole}
+    if row.baseline not in parts:
+        return None
+    intervals = _intervals(rule, evidence, group, name, levels[name])
+    return Working(
+        logs={base: found[0] for base, found in parts.items()},
+        factors={base: found[1] for base, found in parts.items()},
+        alpha_look=whole,
+        alpha=levels[name],
+        rivals=tuple(rivals),
+        intervals=intervals,
+        outcomes={base: _against(claim, item) for base, item in intervals.items()},
+        limit=_limit(claim),
+    )

@@ -96,7 +96,7 @@ def cells(run: Run) -> list[Cell]:
     """Every graph and backend that the run tried, in its order."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in _records(run):
-        groups.setdefault((record.case.shape, record.case.backend), []).append(record)
+        groups.setdefault((record.case.shape, record.case.variant), []).append(record)
     fastest = _fastest(run)
     return [_cell(graph, name, records, fastest) for (graph, name), records in groups.items()]
 
@@ -139,7 +139,7 @@ def _times(records: Iterable[Record]) -> dict[tuple[str, str, str], dict[int, fl
     for record in records:
         time_s = replicate_time_s(record) if counted(record) else None
         if time_s is not None:
-            key = (record.case.shape, record.case.regime, record.case.backend)
+            key = (record.case.shape, record.case.regime, record.case.variant)
             found.setdefault(key, {})[record.replicate] = time_s
     return found
 

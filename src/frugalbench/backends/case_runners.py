@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from frugalbench.backends.onnxruntime import FLAVOURS, PROVIDERS
+from frugalbench.providers import BUILDS, PROVIDERS
 from frugalbench.schema import FrugalbenchError
 
 Run = Callable[[dict[str, Any]], list[Any]]
@@ -81,11 +81,11 @@ class _OnnxRuntime:
     def __init__(self, device: str):
         import onnxruntime
 
-        self.runtime, self.device, self.provider = onnxruntime, device, PROVIDERS[device]
+        self.runtime, self.device, self.provider = onnxruntime, device, PROVIDERS[device].provider
         self.version = onnxruntime.__version__
         if self.provider not in onnxruntime.get_available_providers():
             raise RuntimeError(f"this onnxruntime has no {self.provider}")
-        self.flavour = next((name for name in FLAVOURS if _version(name)), "onnxruntime")
+        self.flavour = next((name for name in BUILDS if _version(name)), "onnxruntime")
 
     def declared(self) -> tuple[int, int] | None:
         """From 7 (onnxruntime.ai, reference/compatibility, read 2026-11-22) to what its refusal of a later one says."""
@@ -110,7 +110,7 @@ class _OnnxRuntime:
         settings.intra_op_num_threads = settings.inter_op_num_threads = 1
         if self.device != "cpu":
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        return self.runtime.InferenceSession(model, settings, providers=[self.provider])
+        return self.runtime.InferenceSession(model, settings, providers=[self.provider], enable_fallback=0)
 
     @staticmethod
     def _run_arrays(session: Any, inputs: dict[str, Any]) -> list[Any]:

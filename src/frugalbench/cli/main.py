@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     _run(commands)
     _verdicts(commands)
     _report(commands)
+    _explain(commands)
     _compare(commands)
     _simulate(commands)
     _selftest(commands)
@@ -146,6 +147,15 @@ def _report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     command.add_argument("--output", metavar="PATH", help="file to write")
 
 
+def _explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "explain", "from the verdicts of one claim back to the samples they rest on")
+    command.add_argument("run", metavar="RUN", help="run directory")
+    command.add_argument("claim", metavar="CLAIM", help="id of a claim, as `frugalbench claims` lists them")
+    command.add_argument("--regime", metavar="R", help="only this regime")
+    command.add_argument("--arm", metavar="A", help="only as_shipped, best, or this candidate")
+    command.add_argument("--samples", action="store_true", help="also every round's values")
+
+
 def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "compare", "two runs, case by case: what became slower or faster")
     command.add_argument("base", metavar="BASE")
@@ -158,8 +168,14 @@ def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "simulate", "throughput of a modelled cluster over its size; measures nothing")
     command.add_argument(
-        "cluster", metavar="CLUSTER", help="path, or name of a shipped cluster (uniform, fragmented, …)"
+        "cluster", metavar="CLUSTER", nargs="?", help="path, or name of a shipped cluster (uniform, fragmented, …)"
     )
+    command.add_argument(
+        "--against",
+        metavar="POINTS.csv",
+        help="predict every published figure of a CSV file, with intervals; 'shipped' names the package's own file",
+    )
+    command.add_argument("--format", choices=("terminal", "md"), default="terminal", help="of --against")
 
 
 def _selftest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

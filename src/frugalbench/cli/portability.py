@@ -34,7 +34,7 @@ def _tell(arguments: argparse.Namespace, run: "Run") -> int:
     found = cells(run)
     if not found:
         raise FrugalbenchError("portability: interrupted before anything was measured; run it again")
-    absent = {skip.case.backend: skip.reason for skip in run.manifest.plan.skipped}
+    absent = {skip.case.variant: skip.reason for skip in run.manifest.plan.skipped}
     if arguments.json:
         facts = file_facts(run, found[0].graph)
         output.print_json({

@@ -7,6 +7,7 @@ from frugalbench.cluster.model import Row, simulate
 from frugalbench.cluster.ranges import Range
 from frugalbench.cluster.topology import load
 from frugalbench.report.tables import Cell, Table
+from frugalbench.schema import FrugalbenchError
 from frugalbench.units import DASH, significant
 
 _COLUMNS = (
@@ -19,7 +20,13 @@ _COLUMNS = (
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print a modelled cluster's throughput over its size, with bounds, and what was assumed."""
+    """Print a modelled cluster's throughput over its size, or how the model does against published figures."""
+    if (arguments.cluster is None) == (arguments.against is None):
+        raise FrugalbenchError("simulate: give either a CLUSTER or --against POINTS.csv")
+    if arguments.against is not None:
+        from frugalbench.cli import against
+
+        return against.main(arguments)
     rows = simulate(arguments.cluster)
     if arguments.json:
         output.print_json(rows)

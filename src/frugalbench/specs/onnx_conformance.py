@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from frugalbench.providers import BUILDS
 from frugalbench.schema import Arm, Case, Comparison, FrugalbenchError, Skipped
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
 from frugalbench.untrusted import shown
@@ -21,7 +22,7 @@ from frugalbench.untrusted import shown
 WORKLOAD = "onnx_conformance"
 SUITE = "onnx"
 RUNTIMES: dict[str, tuple[str, ...]] = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-cann"),
+    "onnxruntime": BUILDS,
     "onnx-reference": ("onnx",),
     "openvino": ("openvino",),
     "tract": ("tract",),

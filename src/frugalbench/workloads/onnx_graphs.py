@@ -18,6 +18,7 @@ from frugalbench.backends.base import Options, Runnable, content_key
 from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
 from frugalbench.specs.graph_inputs import make_feed
 from frugalbench.specs.graph_tolerance import SOURCE
+from frugalbench.specs.onnx_model import BY_PROVIDER
 from frugalbench.workloads.base import Arrays, Bound, Context, SilentFallback
 from frugalbench.workloads.layers.graph_export import made_file
 from frugalbench.workloads.onnx_safety import check_model
@@ -42,8 +43,9 @@ def load(arm: Arm, context: Context) -> "LoadedGraph":
         raise LoadError(reason)
     feeds = {case.id: inputs(case.params, context) for case in arm.cases}
     first = feeds[arm.cases[0].id][0]
+    device = BY_PROVIDER.get(arm.cases[0].variant, context.device)
     options = Options(
-        threads=context.threads, device=context.device, cache_dir=context.cache_dir, key=content_key(_content(params)),
+        threads=context.threads, device=device, cache_dir=context.cache_dir, key=content_key(_content(params)),
         inputs=tuple(first), outputs=tuple(params["outputs"]),
     )  # fmt: skip
     model, made, facts = _model(params, runtime.TAKES, context)
