@@ -19,6 +19,7 @@ REPLICATES = 24
 MOE = ("dense-equal-total", "dense-equal-active", "moe-transformers", "moe-sorted")
 QUANT = ("torch-fp32", "ort-fp32", "torch-bf16", "torch-int8-dynamic", "ort-int8", "ort-int4")
 REGIMES = ("decode", "prefill")
+CONFIG = {"measure": {"alpha": 0.05, "looks": [6, 10, 16, 24]}}
 
 
 def block(shape: str) -> list[Record]:
@@ -37,7 +38,9 @@ def block(shape: str) -> list[Record]:
 def write(folder: Path, records: int) -> Path:
     """A run directory of ``records`` records, give or take a block."""
     shapes = max(1, round(records / (2 * (len(MOE) + len(QUANT)) * (REPLICATES + 1))))
-    return make_run(folder, [*make_peaks(), *(r for number in range(shapes) for r in block(f"{1000 + number}x4096"))])
+    return make_run(
+        folder, [*make_peaks(), *(r for number in range(shapes) for r in block(f"{1000 + number}x4096"))], config=CONFIG
+    )
 
 
 def cost(folder: Path) -> dict[str, float]:

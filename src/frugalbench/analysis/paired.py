@@ -5,6 +5,7 @@ the strongest baseline alone, which the pilot named, so that a refutation is one
 ``as_shipped`` candidates share alpha by Holm's procedure; the ``best`` one was chosen in the pilot and pays nothing.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -232,6 +233,17 @@ def pair_logs(group: Group, metric: str, baseline: str, name: str) -> tuple[floa
     if key not in group.logs:
         group.logs[key] = statistics.pair_logs(group.counted[baseline], group.counted[name], metric, group.spoilt)
     return group.logs[key]
+
+
+def replicate_ratios(
+    rule: PairedRatio, group: Group, name: str, baseline: str, factor: float
+) -> list[tuple[int, float]]:
+    """Number of each replicate that both took, and the estimand that it alone gives."""
+    logs = pair_logs(group, rule.metric, baseline, name)
+    theirs = {record.replicate for record in group.counted[baseline]}
+    numbers = sorted(record.replicate for record in group.counted[name] if record.replicate in theirs)
+    numbers = numbers if len(numbers) == len(logs) else list(range(1, len(logs) + 1))
+    return [(number, shown(rule, math.exp(log) * factor)) for number, log in zip(numbers, logs, strict=True)]
 
 
 def _levels(

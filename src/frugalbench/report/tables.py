@@ -118,14 +118,20 @@ def untested_table(verdicts: Sequence[Verdict]) -> Table:
     return Table("Not tested", (("claims", False), ("why", False)), rows)
 
 
+VERDICT_COLUMNS = tuple(
+    (name, name in ("ratio [low, high]", "needs", "n"))
+    for name in ("claim", "regime", "arm", "verdict", "ratio [low, high]", "needs", "of", "tier", "n", "why")
+)
+
+
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     """The verdicts that rest on something, one row each, in the order given."""
-    columns = ("claim", "regime", "arm", "verdict", "ratio [low, high]", "needs", "of", "tier", "n", "why")
-    rows = tuple(_verdict_row(v) for v in verdicts if v.verdict is not Outcome.NOT_TESTED)
-    return Table("Verdicts", tuple((c, c in ("ratio [low, high]", "needs", "n")) for c in columns), rows)
+    rows = tuple(verdict_row(v) for v in verdicts if v.verdict is not Outcome.NOT_TESTED)
+    return Table("Verdicts", VERDICT_COLUMNS, rows)
 
 
-def _verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
+def verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
+    """One verdict as cells of :data:`VERDICT_COLUMNS`."""
     return (
         Cell(verdict.claim, hint=f"{verdict.source} ({verdict.scope})"),
         Cell(verdict.regime),
