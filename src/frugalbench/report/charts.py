@@ -145,6 +145,7 @@ def _forest_point(verdict: Verdict) -> dict[str, Any]:
         verdict.claim,
         verdict.regime,
         arm_text(verdict.arm) if verdict.arm else "",
+        verdict.candidate or "",
         f"({tier_text(verdict.tier)})",
     ]
     exact = verdict.low is None and verdict.high is None

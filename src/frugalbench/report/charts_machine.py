@@ -36,8 +36,15 @@ def roofline_svg(rows: Sequence[Row], run: Run) -> str | None:
 
     ends = min(p["intensity"] for p in points) / 2, max(p["intensity"] for p in points) * 2
     lines = [line for name, peak, read in roofs for line in _roof_lines(name, peak, read, *ends)]
-    x = alt.X("intensity:Q", scale=alt.Scale(type="log"), title="operations per byte moved", axis=alt.Axis(format="~s"))
-    y = alt.Y("rate:Q", scale=alt.Scale(type="log"), title="operations per second", axis=alt.Axis(format="~s"))
+    x = alt.X(
+        "intensity:Q",
+        scale=alt.Scale(type="log"),
+        title="operations per byte moved",
+        axis=alt.Axis(format="~s", grid=False),
+    )
+    y = alt.Y(
+        "rate:Q", scale=alt.Scale(type="log"), title="operations per second", axis=alt.Axis(format="~s", grid=False)
+    )
     roof = alt.Chart(alt.Data(values=lines)).mark_line(color=INK, strokeDash=[4, 3], opacity=0.7)
     roof = roof.encode(x=x, y=y, detail="name:N")
     names = alt.Chart(alt.Data(values=[line for line in lines if line["last"]]))

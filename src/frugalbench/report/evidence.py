@@ -4,6 +4,7 @@ Texts are numbers into one list, because most of them repeat. Everything is text
 lays it out.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -56,6 +57,12 @@ class Cases:
                 self.records.setdefault((number, record.case.id), []).append(record)
         self.places: dict[tuple[int, str], int] = {}
         self.told: list[dict[str, Any]] = []
+        self.names: dict[tuple[tuple[int, int], ...], int] = {}
+        """Names and units of data, which most verdicts share."""
+
+    def named(self, names: tuple[tuple[int, int], ...]) -> int:
+        """The place of a list of names."""
+        return self.names.setdefault(names, len(self.names))
 
     def place(self, run: int, case: str) -> int | None:
         """Where the case stands in :attr:`told`; ``None`` where it has no row."""
@@ -77,59 +84,60 @@ class Cases:
 def case_lines(row: Row, records: Sequence[Record]) -> Iterator[Line]:
     """Everything about one case; nothing is left out silently."""
     tier = tier_text(row.tier)
-    yield _line("status", row.status.value, row.reason, "")
+    yield _line("status", row.status.value, row.reason)
     if row.time_s is not None:
         span = f" [{seconds(row.time_low_s)}, {seconds(row.time_high_s)}]" if row.time_low_s else ""
         yield _line("time per call", seconds(row.time_s) + span, f"{row.source}; 95% interval", tier)
-        yield _line("tokens per second", si(row.token_per_s, "token/s"), why_absent("token/s", row), tier)
+        how, why = "tokens of a call over its time", why_absent("token/s", row)
+        yield _line("tokens per second", si(row.token_per_s, "token/s") if row.token_per_s else "", how, tier, why)
         yield from _work(row, records)
         yield from _energy(row, records)
     yield from _placed(records)
     yield from _process(row, records)
     for name, text in surroundings(records):
-        yield _line(f"around it: {name}", text, "" if text else "this machine does not tell", "")
+        yield _line(f"around it: {name}", text, "over all samples", "", "this machine does not tell")
     yield from (_fact(name, fact) for name, fact in sorted(row.facts.items())[:MOST_FACTS])
 
 
-def _line(name: str, text: str, hint: str, tier: str) -> Line:
-    return name, text or DASH, hint, tier if text and text != DASH else ""
+def _line(name: str, text: str, how: str, tier: str = "", why: str = "") -> Line:
+    """``how`` a figure was obtained, or ``why`` there is none."""
+    known = bool(text) and text != DASH
+    return name, text if known else DASH, how if known else why or how, tier if known else ""
 
 
 def _work(row: Row, records: Sequence[Record]) -> Iterator[Line]:
     case = records[0].case if records else None
     cost = case.cost if case else None
     if case is None or cost is None:
-        yield _line("FLOP per call", DASH, "the case has no cost by formula", "")
+        yield _line("FLOP per call", "", "", "", "the case has no cost by formula")
         return
-    for name, value, unit in (
-        ("FLOP per call", cost.flop, "FLOP"),
-        ("integer operations per call", cost.op, "op"),
-    ):
-        formula = formula_of(case, "flop") or "by formula from its shape"
-        yield _line(name, si(value, unit) if value else DASH, formula if value else "there are none", "")
-    moved = formula_of(case, "traffic_bytes") or "least traffic, by formula from its shape"
-    yield _line("bytes moved per call", byte_size(cost.traffic_bytes or None), moved, "")
-    yield _line("stored weights", byte_size(row.weight_bytes), why_absent("weights", row), "")
-    rates = [si(row.flop_per_s, "FLOP/s"), si(row.op_per_s, "op/s"), si(row.bytes_per_s, "B/s")]
-    yield _line("rates", ", ".join(text for text in rates if text != DASH), "no rate is known", tier_text(row.tier))
-    yield _line("share of peak arithmetic", share(row.mfu), why_absent("MFU", row), tier_text(row.tier))
-    yield _line("share of peak bandwidth", share(row.mbu), why_absent("MBU", row), tier_text(row.tier))
+    formula = formula_of(case, "flop") or "by formula from its shape"
+    moved = formula_of(case, "traffic_bytes") or "the least, by formula from its shape"
+    tier, peak = tier_text(row.tier), "over the peak that this run measured"
+    rates = [(row.flop_per_s, "FLOP/s"), (row.op_per_s, "op/s"), (row.bytes_per_s, "B/s")]
+    yield _line("FLOP per call", si(cost.flop, "FLOP") if cost.flop else "", formula, "", "it has none")
+    yield _line("integer operations per call", si(cost.op, "op") if cost.op else "", formula, "", "it has none")
+    yield _line("bytes moved per call", byte_size(cost.traffic_bytes or None), moved, "", why_absent("B/s", row))
+    yield _line("stored weights", byte_size(row.weight_bytes), "scales included", "", why_absent("weights", row))
+    yield _line("rates", ", ".join(si(v, unit) for v, unit in rates if v), "work of a call over its time", tier)
+    yield _line("share of peak arithmetic", share(row.mfu), peak, tier, why_absent("MFU", row))
+    yield _line("share of peak bandwidth", share(row.mbu), peak, tier, why_absent("MBU", row))
 
 
 def _energy(row: Row, records: Sequence[Record]) -> Iterator[Line]:
     why = why_no_joules(records) or why_absent("token/J", row)
-    measured = f"{significant(row.token_per_joule)} token/J" if row.token_per_joule else DASH
-    yield _line("tokens per joule", measured, row.energy_scope if row.token_per_joule else why, Tier.MEASURED.value)
+    measured = f"{significant(row.token_per_joule)} token/J" if row.token_per_joule else ""
+    yield _line("tokens per joule", measured, row.energy_scope, Tier.MEASURED.value, why)
     span = interval(row.token_per_joule_low, row.token_per_joule_high)
     model = next((r.method for record in records for r in record.readings if r.tier is Tier.MODELLED), "")
-    text = f"{span} token/J" if span != DASH else DASH
-    yield _line("tokens per joule, modelled", text, model or why_absent("token/J modelled", row), Tier.MODELLED.value)
+    text, why = f"{span} token/J" if span != DASH else "", why_absent("token/J modelled", row)
+    yield _line("tokens per joule, modelled", text, model, Tier.MODELLED.value, why)
 
 
 def _placed(records: Sequence[Record]) -> Iterator[Line]:
     details = records[-1].details if records else {}
     known = [f"{name}: {_flat(details[name])}" for name in _PLACED if details.get(name)]
-    yield _line("what ran where", "; ".join(known), "the record does not name its nodes or kernels", "")
+    yield _line("what ran where", "; ".join(known), "as recorded", "", "the record does not name its nodes or kernels")
 
 
 def _flat(value: Any) -> str:
@@ -140,19 +148,22 @@ def _flat(value: Any) -> str:
 
 def _process(row: Row, records: Sequence[Record]) -> Iterator[Line]:
     checked = next((record.verification for record in records if record.verification), None)
-    if checked is not None:
-        error = DASH if row.verification_error is None else f"{row.verification_error:.1e}"
-        allowed = f"{error} of {checked.tolerance:.1e} allowed"
-        yield _line("error of the output", allowed, f"{checked.what}; largest of the replicates", "")
-    yield _line("memory", byte_size(row.pss_bytes), "proportional set size" if row.pss_bytes else "not recorded", "")
-    yield _line("load, build", f"{seconds(row.load_s)}, {seconds(row.build_s)}", "build: export and compilation", "")
+    allowed = ""
+    if checked is not None and row.verification_error is not None:
+        allowed = f"{row.verification_error:.1e} of {checked.tolerance:.1e} allowed"
+    how, why = f"{checked.what}; largest of the replicates" if checked else "", "its output was not checked by number"
+    yield _line("error of the output", allowed, how, "", why)
+    yield _line("memory", byte_size(row.pss_bytes), "proportional set size", "", "not recorded")
+    yield _line("time to load", seconds(row.load_s), "median of the replicates", "", "not recorded")
+    yield _line("time to build", seconds(row.build_s), "export and compilation", "", why_absent("build", row))
     void = "" if row.void_share is None else f"{share(row.void_share)} of samples"
-    yield _line("spoilt by the environment", void, _causes(records) or "no sample was", "")
-    yield _line("threads", "" if row.threads is None else str(row.threads), "effective compute threads", "")
+    yield _line("spoilt by the environment", void, _causes(records), "", why_absent("void", row))
+    threads = "" if row.threads is None else str(row.threads)
+    yield _line("threads", threads, "effective compute threads", "", "not recorded")
     if row.unsteady:
-        yield _line("no steady state", f"{row.unsteady} of {row.replicates} replicates", "warm-up was cut short", "")
+        yield _line("no steady state", f"{row.unsteady} of {row.replicates} replicates", "warm-up was cut short")
     if row.flags:
-        yield _line("seen in the times", row.flags, "", "")
+        yield _line("seen in the times", row.flags, "")
 
 
 def _causes(records: Sequence[Record]) -> str:
@@ -160,14 +171,16 @@ def _causes(records: Sequence[Record]) -> str:
     for record in records:
         for sample in record.samples:
             if sample.void is not None:
-                counts[sample.void] = counts.get(sample.void, 0) + 1
-    return ", ".join(f"{text} {count}" for text, count in counts.items())
+                cause = re.split(r"\s\d", sample.void)[0]
+                counts[cause] = counts.get(cause, 0) + 1
+    return ", ".join(f"{count} × {cause}" for cause, count in counts.items())
 
 
 def _fact(name: str, fact: Quantity) -> Line:
     bounds = interval(fact.low, fact.high)
-    text = f"{significant(fact.value, 4)}{'' if bounds == DASH else f' {bounds}'} {fact.unit}".strip()
-    return _line(name, DASH if fact.value is None else text, fact.source or "no source recorded", fact.tier.value)
+    unit = "" if fact.unit == "1" else f" {fact.unit}"
+    text = "" if fact.value is None else significant(fact.value, 4) + ("" if bounds == DASH else f" {bounds}") + unit
+    return _line(name, text, fact.source or "no source recorded", fact.tier.value)
 
 
 def grounds_data(found: Grounds | None, cases: Cases, texts: Texts) -> dict[str, Any]:
@@ -175,19 +188,18 @@ def grounds_data(found: Grounds | None, cases: Cases, texts: Texts) -> dict[str,
     if found is None:
         return {}
     places = [(texts(role), cases.place(found.run, case)) for role, case in found.cases]
-    data = [
-        [texts(name), None if value is None else float(f"{value:.4g}"), texts(unit)] for name, value, unit in found.data
-    ]
+    named = tuple((texts(name), texts(unit)) for name, _, unit in found.data)
     parts: dict[str, Any] = {
         "cases": [[role, place] for role, place in places if place is not None],
-        "data": data,
+        "data": [None if value is None else float(f"{value:.4g}") for _, value, _ in found.data],
+        "names": cases.named(named) if named else None,
         "how": texts(found.how) if found.how else None,
         "against": [texts(text) for text in found.against],
         "flips": [texts(text) for text in found.flips],
         "repeat": texts(found.repeat),
         "clipped": found.clipped,
     }
-    return {name: value for name, value in parts.items() if value}
+    return {name: value for name, value in parts.items() if value not in (None, [], 0) or (name == "names" and named)}
 
 
 def claims_data(names: Iterable[str], texts: Texts) -> dict[str, list[list[int]]]:

@@ -60,7 +60,7 @@ def html(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], 
     sections.append(("s-recompute", "How to compute it again", list(_recompute(runs, tables))))
     kept = [section for section in sections if section[2]]
     data = verdict_data(verdicts, cases, texts)
-    data |= {"cases": cases.told, "tables": tables.stored, "texts": list(texts.known)}
+    data |= {"cases": cases.told, "tables": tables.stored, "names": list(cases.names), "texts": list(texts.known)}
     body = [*_head(names, runs, verdicts, kept), *(_section(*section) for section in kept), "</main>", _footer()]
     return _page(f"frugalbench: {names}", body, safe.script(msgspec.json.encode(data).decode()))
 

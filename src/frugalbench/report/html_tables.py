@@ -30,13 +30,13 @@ class Tables:
 def drawn(table: Table, rows: Sequence[Sequence[Cell]], attributes: str = "") -> str:
     """The table itself, in a region that scrolls by keyboard too."""
     head = "".join(
-        f'<th scope="col" role="columnheader"{_class("n" if number else "")}>{safe.html(title or "name")}</th>'
+        f'<th scope="col"{_class("n" if number else "")}>{safe.html(title or "name")}</th>'
         for title, number in table.columns
     )
     lines = "\n".join(_line(row, table) for row in rows)
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{safe.html(table.title)}"><table role="table"'
-        f'{attributes}>\n<thead><tr role="row">{head}</tr></thead>\n<tbody>{lines}</tbody>\n</table></div>'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{safe.html(table.title)}"><table'
+        f"{attributes}>\n<thead><tr>{head}</tr></thead>\n<tbody>{lines}</tbody>\n</table></div>"
     )
 
 
@@ -47,18 +47,18 @@ def _notes(table: Table) -> str:
 
 def _line(row: Sequence[Cell], table: Table) -> str:
     cells = zip(row, table.columns, strict=True)
-    return '<tr role="row">' + "".join(_cell(cell, *column) for cell, column in cells) + "</tr>"
+    return "<tr>" + "".join(_cell(cell, number) for cell, (_, number) in cells) + "</tr>"
 
 
-def _cell(cell: Cell, title: str, number: bool) -> str:
+def _cell(cell: Cell, number: bool) -> str:
     cell = reasoned(cell)
     classes = " ".join(c for c in ("n" if number else "", cell.mark.replace(" ", "-")) if c)
     if cell.text == DASH:
         why = safe.html(cell.hint)
         inner = f'<span class="dash" tabindex="0" role="img" aria-label="no value: {why}" title="{why}">{DASH}</span>'
-        return f'<td role="cell"{_class(classes)}>{inner}</td>'
+        return f"<td{_class(classes)}>{inner}</td>"
     hint = f' title="{safe.html(cell.hint)}"' if cell.hint else ""
-    return f'<td role="cell"{_class(classes)}{hint} data-label="{safe.html(title)}">{safe.html(cell.text)}</td>'
+    return f"<td{_class(classes)}{hint}>{safe.html(cell.text)}</td>"
 
 
 def reasoned(cell: Cell) -> Cell:

@@ -14,7 +14,6 @@ from frugalbench.report.tables import (
     Cell,
     Table,
     family_of,
-    threshold_text,
     tier_text,
     verdict_row,
 )
@@ -32,7 +31,7 @@ def verdict_data(verdicts: Sequence[Verdict], cases: Cases, texts: Texts) -> dic
     for verdict, found in zip(verdicts, grounds(cases.runs, verdicts), strict=True):
         told = {
             "id": _slug(verdict, names),
-            "claim": verdict.claim,
+            "claim": texts(verdict.claim),
             "cells": [texts.cell(reasoned(cell)) for cell in cells(verdict, several)],
             "facets": [texts(facet) for facet in _facets(verdict)],
             "reason": texts(verdict.reason),
@@ -44,7 +43,8 @@ def verdict_data(verdicts: Sequence[Verdict], cases: Cases, texts: Texts) -> dic
 def _span(verdict: Verdict) -> dict[str, Any]:
     if verdict.ratio is None:
         return {}
-    return {"span": [verdict.ratio, verdict.low, verdict.high, verdict.threshold], "needs": threshold_text(verdict)}
+    bounds = (verdict.ratio, verdict.low, verdict.high, verdict.threshold)
+    return {"span": [None if v is None else float(f"{v:.6g}") for v in bounds]}
 
 
 def _facets(verdict: Verdict) -> tuple[str, str, str, str]:

@@ -161,7 +161,7 @@
     const [low, high] = span(points.flatMap((p) => [p[0], p[4]]));
     const y = (value) => 8 + (height - 34) * (1 - (value - low) / (high - low));
     const x = (place) => 72 + (width - 82) * ((place + 0.5) / points.length);
-    const show = (value) => seconds((value / UNIT) * found.base_s);
+    const show = (value) => seconds((1 + value / UNIT) * found.base_s);
     const what = raw ? `${found.samples} samples in the order taken` : `${found.samples} samples in the order taken, in ${points.length} bins: least, quartiles, most`;
     const svg = frame(width, height, `Time per call: ${what}; from ${show(Math.min(...points.map((p) => p[0])))} to ${show(Math.max(...points.map((p) => p[4])))}`);
     axis(svg, y, low, high, height, width, show);
@@ -177,7 +177,7 @@
   }
 
   function ratioChart(verdict) {
-    const values = verdict.data.map((item) => item[1]).filter((value) => value !== null);
+    const values = verdict.data.filter((value) => value !== null);
     if (values.length < 2 || !verdict.span) return null;
     const [ratio, low, high, threshold] = verdict.span, width = 640, height = 66 + 8 * Math.min(values.length, 24);
     const [from, to] = span([...values, ...[low, high, ratio, threshold].filter((value) => value !== null)]);
@@ -186,7 +186,7 @@
     const foot = height - 22;
     svg.append(make("svg:line", { x1: x(threshold), x2: x(threshold), y1: 16, y2: foot, class: "threshold" }));
     const side = (value) => (x(value) < 90 ? "start" : x(value) > width - 90 ? "end" : "middle");
-    svg.append(make("svg:text", { x: x(threshold), y: 11, "text-anchor": side(threshold) }, `needs ${verdict.needs}`));
+    svg.append(make("svg:text", { x: x(threshold), y: 11, "text-anchor": side(threshold) }, `needs ${verdict.text(5)}`));
     values.forEach((value, place) => svg.append(make("svg:circle", { cx: x(value), cy: 24 + ((place % 24) * (foot - 48)) / Math.min(values.length, 24), r: 3, class: "dot" })));
     if (low !== null && high !== null) svg.append(make("svg:line", { x1: x(low), x2: x(high), y1: foot - 12, y2: foot - 12, class: "interval" }));
     svg.append(make("svg:rect", { x: x(ratio) - 4, y: foot - 16, width: 8, height: 8, class: "dot" }));
@@ -211,7 +211,7 @@
     const head = make("tr", {}, ...["replicate", "time per call", "samples", "void"].map((name, place) => make("th", { scope: "col", class: place ? "n" : "" }, name)));
     const body = make("tbody");
     for (const [number, relative, samples, spoilt] of found.replicates) {
-      const time = relative === null ? dash("no sample of it counts") : seconds((relative / UNIT) * found.base_s);
+      const time = relative === null ? dash("no sample of it counts") : seconds((1 + relative / UNIT) * found.base_s);
       body.append(make("tr", {}, make("th", { scope: "row" }, `${number}`), ...[time, `${samples}`, `${spoilt}`].map((shown) => make("td", { class: "n" }, shown))));
     }
     return make("details", {}, make("summary", {}, `Its ${found.replicates.length} replicates`), make("table", {}, make("thead", {}, head), body));
@@ -233,8 +233,10 @@
 
   function datumTable(verdict) {
     const body = make("tbody");
-    for (const [name, value, unit] of verdict.data)
+    verdict.data.forEach((value, place) => {
+      const [name, unit] = data.names[verdict.names][place];
       body.append(make("tr", {}, make("th", { scope: "row" }, text(name)), make("td", { class: "n" }, value === null ? dash("not recorded") : `${value}`), make("td", {}, text(unit))));
+    });
     if (verdict.clipped) body.append(make("tr", {}, make("td", { colspan: "3" }, `and ${verdict.clipped} more, in records.jsonl`)));
     const head = make("tr", {}, ...["datum", "value", "unit"].map((name) => make("th", { scope: "col" }, name)));
     return make("details", {}, make("summary", {}, `The ${verdict.data.length} data it rests on`), make("table", {}, make("thead", {}, head), body));
@@ -246,7 +248,7 @@
 
   function evidence(verdict) {
     const about = make("dl", {});
-    for (const [name, value] of data.claims[verdict.claim] ?? []) about.append(make("dt", {}, text(name)), make("dd", {}, text(value)));
+    for (const [name, value] of data.claims[text(verdict.claim)] ?? []) about.append(make("dt", {}, text(name)), make("dd", {}, text(value)));
     const box = make("div", { class: "evidence" }, about);
     box.append(make("h3", {}, "Why this verdict"), make("p", {}, text(verdict.reason)));
     if (verdict.how) box.append(make("p", { class: "note" }, text(verdict.how)));
@@ -283,7 +285,9 @@
 
   function startVerdicts() {
     const table = document.getElementById("verdicts");
-    if (!table) return;
+    table.setAttribute("role", "table");
+    for (const head of table.tHead.rows[0].cells) head.setAttribute("role", "columnheader");
+    table.tHead.rows[0].setAttribute("role", "row");
     const rows = data.verdicts.map((verdict) => Object.assign(verdict, stored(verdict.cells)));
     const grid = new Grid(table, rows, verdictRow), controls = document.getElementById("filters"), status = document.getElementById("count");
     const chosen = [...controls.querySelectorAll("select[data-facet]")], search = controls.querySelector("input"), order = document.getElementById("order");

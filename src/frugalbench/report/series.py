@@ -1,6 +1,7 @@
 """Samples of a case in the order taken, short enough to embed: as they are, or as quantiles of bins where many.
 
-Times are whole numbers, ten-thousandths of the case's own time, so that a thousand cases stay small.
+Times are whole numbers: by how many ten-thousandths they lie above the case's own time, so that thousands of cases
+stay small.
 """
 
 from collections.abc import Sequence
@@ -24,10 +25,14 @@ def series(records: Sequence[Record], base_s: float) -> dict[str, Any]:
     """
     kept = [s for r in records for s in r.samples if r.steady_load or s.void is None]
     kept.sort(key=lambda sample: sample.start_s)
-    values = [round(UNIT * sample.time_s / base_s) for sample in kept]
+    values = [_above(sample.time_s, base_s) for sample in kept]
     found: dict[str, Any] = {"base_s": float(f"{base_s:.6g}"), "samples": len(values)}
     found |= {"raw": values} if len(values) <= MOST_RAW else {"bins": _bins(values)}
     return found | {"replicates": [_replicate(record, base_s) for record in records]}
+
+
+def _above(time_s: float, base_s: float) -> int:
+    return round(UNIT * (time_s / base_s - 1))
 
 
 def _bins(values: Sequence[int]) -> list[list[int]]:
@@ -43,7 +48,7 @@ def _quantiles(values: Sequence[int]) -> list[int]:
 def _replicate(record: Record, base_s: float) -> list[int | None]:
     time_s = replicate_time_s(record)
     void = sum(sample.void is not None for sample in record.samples)
-    return [record.replicate, None if time_s is None else round(UNIT * time_s / base_s), len(record.samples), void]
+    return [record.replicate, None if time_s is None else _above(time_s, base_s), len(record.samples), void]
 
 
 def surroundings(records: Sequence[Record]) -> list[tuple[str, str]]:
