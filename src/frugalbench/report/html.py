@@ -3,6 +3,7 @@ how to compute it all again. One script of its own, allowed by its hash; no netw
 
 import base64
 import hashlib
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -66,7 +67,7 @@ def html(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], 
 
 
 def _head(names: str, runs: Sequence[Run], verdicts: Sequence[Verdict], sections: Sequence[_Section]) -> Iterator[str]:
-    links = "".join(f'<li><a href="#{name}">{safe.html(title)}</a></li>' for name, title, _ in sections)
+    links = "".join(f'<li><a href="#{safe.html(name)}">{safe.html(title)}</a></li>' for name, title, _ in sections)
     counts = "".join(
         f'<li class="{outcome.value.replace(" ", "-")}"><b>{number}</b>{outcome.value}</li>'
         for outcome in Outcome
@@ -85,6 +86,11 @@ def _where(run: Run) -> str:
     manifest, machine = run.manifest, run.manifest.machine_before
     name = machine.get("name") or machine.get("cpu_model") or machine.get("fingerprint") or "unknown machine"
     return f"{manifest.run_id}: {name}, {manifest.started}, revision {manifest.revision or 'unknown'}, {manifest.state}"
+
+
+def _anchor(title: str) -> str:
+    """An id for a section; a stranger's text gives no more than letters and digits to it."""
+    return "s-" + re.sub(r"[^a-z0-9_]+", "-", title.lower()).strip("-")
 
 
 def _section(name: str, title: str, parts: Sequence[str]) -> str:
@@ -129,7 +135,7 @@ def _family(
     parts += drawn[:MOST_OPEN]
     if rest := drawn[MOST_OPEN:]:
         parts.append(f"<details><summary>{len(rest)} more tables</summary>{''.join(rest)}</details>")
-    return f"s-{family}", FAMILIES.get(family, family), parts
+    return _anchor(family), FAMILIES.get(family, family), parts
 
 
 def _charts(
@@ -164,8 +170,7 @@ def _tail(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def _of_table(table: Table, tables: Tables) -> _Section:
-    name = "s-" + "-".join(table.title.lower().replace(",", "").split())
-    return name, table.title, [tables.html(table)] if table.rows else []
+    return _anchor(table.title), table.title, [tables.html(table)] if table.rows else []
 
 
 def _self_test(runs: Sequence[Run]) -> Table:
