@@ -10,8 +10,10 @@ import os
 import re
 import stat
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from frugalbench.schema import FrugalbenchError
 
@@ -34,7 +36,14 @@ _CONTROL = re.compile(
 
 
 def read_bounded(path: Path | str, most_bytes: int) -> bytes:
-    """The content of a regular file.
+    """The content of a regular file; raises as :func:`open_bounded` does."""
+    with open_bounded(path, most_bytes) as stream:
+        return stream.read(os.fstat(stream.fileno()).st_size + 1)
+
+
+@contextmanager
+def open_bounded(path: Path | str, most_bytes: int) -> Iterator[BinaryIO]:
+    """A regular file, open for reading.
 
     Raises ``OSError`` where it cannot be opened, and :class:`FrugalbenchError` for a pipe, a device, a socket, and for
     a file larger than ``most_bytes``; never waits for a writer.
@@ -51,7 +60,7 @@ def read_bounded(path: Path | str, most_bytes: int) -> bytes:
             raise FrugalbenchError(
                 f"{shown(path)}: {status.st_size} bytes are more than the {most_bytes} that are read of such a file."
             )
-        return stream.read(status.st_size + 1)
+        yield stream
 
 
 def read_toml(path: Path) -> dict[str, Any]:

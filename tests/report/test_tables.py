@@ -114,7 +114,7 @@ def test_html_is_self_contained_and_escaped(run: Run) -> None:
     parser = _Page()
     text = page(run)
     parser.feed(text)
-    assert "script" not in parser.tags and "link" not in parser.tags
+    assert parser.tags.count("script") == 2 and "link" not in parser.tags
     assert not [link for link in parser.links if not link.startswith("#")]
     assert "url(http" not in text and "@import" not in text
     assert text.index("<h2>Verdicts") < text.index("<h2>Mixture of experts")
@@ -125,7 +125,7 @@ def test_html_has_charts_in_the_page_ink(run: Run) -> None:
     pytest.importorskip("vl_convert")
     text = page(run)
     assert text.count("<svg") >= 4
-    assert "currentColor" in text and charts._INK not in text
+    assert "currentColor" in text and charts.INK not in text
 
 
 def test_html_without_charts_says_how_to_get_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

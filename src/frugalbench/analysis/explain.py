@@ -105,7 +105,7 @@ def _chain(asked: Asked, verdict: Verdict) -> Chain:
     make = _KINDS.get(type(asked.claim.rule))
     found = make(asked, verdict) if make is not None and verdict.verdict is not Outcome.NOT_TESTED else None
     base = found or generic(asked, verdict)
-    command, note = _repeat(asked, base)
+    command, note = repeat(asked, base.comparison)
     return msgspec.structs.replace(base, rule=_kind(asked.claim), repeat=command, repeat_note=note)
 
 
@@ -113,11 +113,11 @@ def _kind(claim: Claim) -> str:
     return str(claim.rule.__struct_config__.tag)
 
 
-def _repeat(asked: Asked, found: Chain) -> tuple[str, str]:
+def repeat(asked: Asked, comparison: str | None) -> tuple[str, str]:
     """The command that measures again what a verdict rests on, and what it cannot carry."""
     manifest = asked.run.manifest
     config = shlex.quote(str(manifest.config.get("path") or manifest.name))
-    only = found.comparison if getattr(asked.claim.rule, "scale", "none") != "peak_share" else None
+    only = comparison if getattr(asked.claim.rule, "scale", "none") != "peak_share" else None
     words = ["frugalbench run", config, *([f"--only {shlex.quote(only)}"] if only else []), f"--seed {manifest.seed}"]
     revision = f" at revision {manifest.revision}" if manifest.revision else ""
     return " ".join(words), f"measured{revision}; --set overrides are in the config that manifest.json holds"

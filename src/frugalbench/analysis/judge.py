@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import measured_peaks
@@ -25,6 +27,8 @@ class Evidence:
     peaks: dict[tuple[str, str], float] = field(default_factory=dict)
     memory_bytes: float | None = None
     """What the machine lets a process use; ``None`` where the manifest does not say."""
+    memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What several claims derive alike from the same records."""
 
     def alpha_of(self, comparison: str) -> float:
         """Alpha that the deciding look at a comparison may spend."""
@@ -43,6 +47,16 @@ class Evidence:
 
 def evidence_of(run: Run) -> Evidence:
     """The evidence that a stored run holds, with the A/A floor that the run itself recorded."""
+    if run not in _EVIDENCE:
+        _EVIDENCE[run] = _evidence_of(run)
+    return _EVIDENCE[run]
+
+
+_EVIDENCE: WeakKeyDictionary[Run, Evidence] = WeakKeyDictionary()
+"""Verdicts, tables and charts of one report ask for it."""
+
+
+def _evidence_of(run: Run) -> Evidence:
     machine = run.manifest.machine_before
     records = latest(run.records)
     alpha, looks = _planned(run.manifest.config)

@@ -1,5 +1,6 @@
 """Opening a run directory: ``manifest.json`` and ``records.jsonl``, nothing else, and no torch."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +13,14 @@ from frugalbench.analysis.remote import copy_run, is_remote
 from frugalbench.schema import (
     SCHEMA_VERSION,
     UNREADABLE,
+    Case,
     FrugalbenchError,
     Manifest,
     Record,
     decode_manifest,
     decode_record,
 )
-from frugalbench.untrusted import read_bounded, shown
+from frugalbench.untrusted import open_bounded, read_bounded, shown
 
 MOST_MANIFEST_BYTES = 64 * 2**20
 MOST_RECORDS_BYTES = 2**31
@@ -26,9 +28,9 @@ MOST_LINE_BYTES = 16 * 2**20
 """A record of this project takes some kilobytes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """One run directory, read."""
+    """One run directory, read. Compared by identity, so that what follows from it can be remembered."""
 
     path: Path
     manifest: Manifest
@@ -100,17 +102,50 @@ def _damaged(file: Path, reason: str) -> FrugalbenchError:
 def _read_records(file: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:
     if not file.exists():
         return (), (f"{file}: missing; nothing was measured yet",)
-    lines = _read(file, f"{file}: cannot be read", MOST_RECORDS_BYTES).split(b"\n")
-    if (longest := max(map(len, lines))) > MOST_LINE_BYTES:
-        number = 1 + next(index for index, line in enumerate(lines) if len(line) == longest)
-        raise _unusable(f"{file}:{number}", f"{longest} bytes, more than {MOST_LINE_BYTES}")
-    unfinished = lines.pop()
-    if lines and b"\0" in lines[-1]:  # a file system that grew the file before the loss of power kept the data from it
-        unfinished = lines.pop() + b"\n" + unfinished
-    records = tuple(_decode(line, file, number) for number, line in enumerate(lines, 1) if line.strip())
-    if not unfinished.strip():
-        return records, ()
-    return _with_unfinished(records, unfinished, file, len(lines) + 1)
+    records: list[Record] = []
+    cases: dict[str, Case] = {}
+    try:
+        for number, line, whole in _marked(_lines(file)):
+            if not whole:
+                return _with_unfinished(tuple(records), line, file, number)
+            if line.strip():
+                records.append(_shared(_decode(line, file, number), cases))
+    except OSError as error:
+        raise _unreadable(f"{file}: cannot be read", file, error) from None
+    return tuple(records), ()
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    """One after the other, so that a large run is never held as text beside its records."""
+    with open_bounded(file, MOST_RECORDS_BYTES) as stream:
+        number = 0
+        while line := stream.readline(MOST_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MOST_LINE_BYTES:
+                raise _unusable(f"{file}:{number}", f"more than {MOST_LINE_BYTES} bytes")
+            yield line
+
+
+def _marked(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes, bool]]:
+    """Number, line, and whether it was written to its end."""
+    number, torn = 0, b""
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            yield number - bool(torn), torn + line, False
+            return
+        if torn:
+            yield number - 1, torn, True
+        torn = line if b"\0" in line else b""  # a file system that grew the file before the loss of power kept the data
+        if not torn:
+            yield number, line, True
+    if torn:
+        yield number, torn, False
+
+
+def _shared(record: Record, cases: dict[str, Case]) -> Record:
+    """With the case of earlier records where it is the same: most of a large run's memory is repeated cases."""
+    case = cases.setdefault(record.case.id, record.case)
+    return msgspec.structs.replace(record, case=case) if case is not record.case and case == record.case else record
 
 
 def _with_unfinished(
@@ -171,6 +206,8 @@ def _read(file: Path, what: str, most_bytes: int) -> bytes:
     try:
         return read_bounded(file, most_bytes)
     except OSError as error:
-        raise FrugalbenchError(
-            f"{what} ({file.name}: {error.strerror}).\nName a directory that `frugalbench run` wrote."
-        ) from None
+        raise _unreadable(what, file, error) from None
+
+
+def _unreadable(what: str, file: Path, error: OSError) -> FrugalbenchError:
+    return FrugalbenchError(f"{what} ({file.name}: {error.strerror}).\nName a directory that `frugalbench run` wrote.")

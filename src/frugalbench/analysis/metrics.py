@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from statistics import median
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from frugalbench.analysis.energy import energy
 from frugalbench.analysis.load import Run
@@ -117,6 +118,16 @@ def measured_peaks(run: Run) -> dict[tuple[str, str], float]:
 
 def rows(run: Run) -> tuple[Row, ...]:
     """One row per case in the order of the records, then what was skipped or never had its turn."""
+    if run not in _ROWS:
+        _ROWS[run] = _rows(run)
+    return _ROWS[run]
+
+
+_ROWS: WeakKeyDictionary[Run, tuple[Row, ...]] = WeakKeyDictionary()
+"""A report asks for the rows of a run a dozen times."""
+
+
+def _rows(run: Run) -> tuple[Row, ...]:
     peaks = measured_peaks(run)
     groups: dict[tuple[str, str, str], dict[int, Record]] = {}
     for record in run.records:

@@ -5,9 +5,10 @@ the strongest baseline alone, which the pilot named, so that a refutation is one
 ``as_shipped`` candidates share alpha by Holm's procedure; the ``best`` one was chosen in the pilot and pays nothing.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 import msgspec
@@ -34,6 +35,8 @@ class Group:
     absent: dict[str, str]
     """Variant to the reason why it has no counted record."""
     spoilt: Spoilt
+    logs: dict[tuple[str, str, str], tuple[float, ...]] = field(default_factory=dict, compare=False, repr=False)
+    """Log-ratios by metric, baseline and candidate, which several claims ask for."""
 
 
 def views(claim: Claim, evidence: Evidence) -> Iterator[tuple[Claim, Group]]:
@@ -56,6 +59,14 @@ def _beside(rule: PairedRatio, arms: PairedArms) -> PairedRatio:
 
 def groups(evidence: Evidence, workload: str, named: bool = False) -> dict[tuple[str, str], Group]:
     """Records of ``workload`` by comparison and regime; ``named`` labels even an only comparison with its shape."""
+    key = ("groups", workload, named)
+    if key not in evidence.memo:
+        evidence.memo[key] = _groups(evidence, workload, named)
+    found: dict[tuple[str, str], Group] = evidence.memo[key]
+    return found
+
+
+def _groups(evidence: Evidence, workload: str, named: bool) -> dict[tuple[str, str], Group]:
     buckets: dict[tuple[str, str], list[Record]] = {}
     for record in evidence.records:
         if record.case.workload == workload and not record.interrupted:
@@ -213,8 +224,26 @@ def _parts(
     theirs = _work(group.counted[baseline][0].case, rule.scale, evidence)
     if ours is None or theirs is None or not ours or not theirs:
         return None
-    logs = statistics.pair_logs(group.counted[baseline], group.counted[name], rule.metric, group.spoilt)
-    return logs, ours / theirs
+    return pair_logs(group, rule.metric, baseline, name), ours / theirs
+
+
+def pair_logs(group: Group, metric: str, baseline: str, name: str) -> tuple[float, ...]:
+    """Log-ratios of a candidate to a baseline, one per replicate that both took."""
+    key = metric, baseline, name
+    if key not in group.logs:
+        group.logs[key] = statistics.pair_logs(group.counted[baseline], group.counted[name], metric, group.spoilt)
+    return group.logs[key]
+
+
+def replicate_ratios(
+    rule: PairedRatio, group: Group, name: str, baseline: str, factor: float
+) -> list[tuple[int, float]]:
+    """Number of each replicate that both took, and the estimand that it alone gives."""
+    logs = pair_logs(group, rule.metric, baseline, name)
+    theirs = {record.replicate for record in group.counted[baseline]}
+    numbers = sorted(record.replicate for record in group.counted[name] if record.replicate in theirs)
+    numbers = numbers if len(numbers) == len(logs) else list(range(1, len(logs) + 1))
+    return [(number, shown(rule, math.exp(log) * factor)) for number, log in zip(numbers, logs, strict=True)]
 
 
 def _levels(

@@ -18,7 +18,7 @@ from frugalbench.schema import Outcome, Verdict
 
 MOST_LINES = 60
 MOST_POINTS = 1000
-_INK = "#010203"
+INK = "#010203"
 """Stands for the page's text colour until the SVG is finished."""
 _PADDING = {"left": 70, "right": 20, "top": 5, "bottom": 5}
 """Room for a reader's font that is wider than the one the labels were measured with."""
@@ -47,10 +47,10 @@ def forest_svg(verdicts: Sequence[Verdict], title: str) -> str | None:
     x = alt.X("ratio:Q", scale=scale, title="ratio (tick: threshold)")
     colour = alt.Color("verdict:N", scale=_scale(alt, 0), legend=alt.Legend(title=None, orient="top"))
     rule = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=colour)
-    tick = base.mark_tick(thickness=2, size=16, color=_INK).encode(x=alt.X("threshold:Q", scale=scale))
+    tick = base.mark_tick(thickness=2, size=16, color=INK).encode(x=alt.X("threshold:Q", scale=scale))
     shape = alt.Shape("verdict:N", scale=_scale(alt, 1), legend=alt.Legend(title=None, orient="top"))
     point = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, color=colour, shape=shape)
-    return _svg(alt, rule + tick + point, title, len(data))
+    return finished(alt, rule + tick + point, title, len(data))
 
 
 def roofline_svg(rows: Sequence[Row], title: str) -> str | None:
@@ -70,7 +70,7 @@ def roofline_svg(rows: Sequence[Row], title: str) -> str | None:
             color=alt.Color("bound:N", scale=scale, legend=alt.Legend(title="nearest limit", orient="top")),
         )
     )
-    return _svg(alt, bars, title, len(data))
+    return finished(alt, bars, title, len(data))
 
 
 def saving_svgs(found: Sequence[Saving]) -> list[str]:
@@ -118,9 +118,9 @@ def _pareto_svg(key: tuple[str, str, str], group: Sequence[Point]) -> str:
         color=alt.Color("front:N", scale=colours, legend=alt.Legend(title=None, orient="top")),
         shape=alt.Shape("front:N", scale=shapes, legend=alt.Legend(title=None, orient="top")),
     )
-    names = base.mark_text(align="left", dx=7, color=_INK).encode(text="scheme:N")
+    names = base.mark_text(align="left", dx=7, color=INK).encode(text="scheme:N")
     where = f"{model} on {task}" if task else model
-    return _svg(alt, marks + names, f"Trade-offs of {where}, {regime}", 1, height=260)
+    return finished(alt, marks + names, f"Trade-offs of {where}, {regime}", 1, height=260)
 
 
 def _text(value: Any) -> Any:
@@ -136,8 +136,8 @@ def _saving_svg(data: list[dict[str, Any]], shape: str) -> str:
     lines = (
         alt.Chart(alt.Data(values=data)).mark_line(point=True).encode(x=x, y=y, color=alt.Color("arm:N", title=None))
     )
-    even = alt.Chart(alt.Data(values=[{"speed": 1.0}])).mark_rule(color=_INK, strokeDash=[4, 4]).encode(y="speed:Q")
-    return _svg(alt, lines + even, f"What the mixture {shape} pays out", 1, height=260)
+    even = alt.Chart(alt.Data(values=[{"speed": 1.0}])).mark_rule(color=INK, strokeDash=[4, 4]).encode(y="speed:Q")
+    return finished(alt, lines + even, f"What the mixture {shape} pays out", 1, height=260)
 
 
 def _forest_point(verdict: Verdict) -> dict[str, Any]:
@@ -145,6 +145,7 @@ def _forest_point(verdict: Verdict) -> dict[str, Any]:
         verdict.claim,
         verdict.regime,
         arm_text(verdict.arm) if verdict.arm else "",
+        verdict.candidate or "",
         f"({tier_text(verdict.tier)})",
     ]
     exact = verdict.low is None and verdict.high is None
@@ -168,19 +169,22 @@ def _scale(alt: Any, which: int) -> Any:
     return alt.Scale(domain=list(_OUTCOMES), range=[pair[which] for pair in _OUTCOMES.values()])
 
 
-def _svg(alt: Any, chart: Any, title: str, lines: int, height: Any = None) -> str:
+def finished(alt: Any, chart: Any, title: str, lines: int, height: Any = None) -> str:
     import vl_convert
 
     height = height or (alt.Step(22) if lines > 1 else 40)
     chart = chart.properties(title=title, width=420, height=height, background="transparent", padding=_PADDING)
-    text = {"labelColor": _INK, "titleColor": _INK, "labelLimit": 420}
-    axis = {**text, "domainColor": _INK, "tickColor": _INK, "gridColor": _INK, "gridOpacity": 0.15}
-    chart = chart.configure_axis(**axis).configure_legend(**text).configure_title(color=_INK, anchor="start")
-    svg = vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_dict())
-    return _inline(svg)
+    text = {"labelColor": INK, "titleColor": INK, "labelLimit": 420}
+    axis = {**text, "domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.15}
+    chart = chart.configure_axis(**axis).configure_legend(**text).configure_title(color=INK, anchor="start")
+    return _inline(vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_dict()), title)
 
 
-def _inline(svg: str) -> str:
-    """Ready to stand in a page: in the page's ink, scaled down on narrow screens, without an XML prologue."""
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    return re.sub(r"<svg ", '<svg role="img" style="max-width:100%;height:auto" ', svg, count=1)
+def _inline(svg: str, title: str) -> str:
+    """Ready to stand in a page: in the page's ink, scrolling on narrow screens, without an XML prologue; one name for
+    the whole in place of one for each mark."""
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r' (?:role|aria-[a-z]+)="[^"]*"', "", svg)
+    name = safe.html(f"Chart: {title}; its numbers are in the tables")
+    svg = re.sub(r"<svg ", f'<svg role="img" aria-label="{name}" ', svg, count=1)
+    return f'<div class="scroll chart" role="region" tabindex="0" aria-label="{safe.html(title)}">{svg}</div>'

@@ -1,12 +1,24 @@
-"""One self-contained page: verdicts first, then each family with a chart and its tables. No script, no network."""
+"""One self-contained page: verdicts that open to their evidence, each family with charts and tables, the machine, and
+how to compute it all again. One script of its own, allowed by its hash; no network."""
 
-from collections.abc import Iterable, Sequence
+import base64
+import hashlib
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
 from frugalbench.analysis.saving import savings
-from frugalbench.report import charts, safe
+from frugalbench.report import charts, charts_machine, safe
+from frugalbench.report.evidence import Cases, Texts
 from frugalbench.report.export import EXTRA_HINT
+from frugalbench.report.html_tables import Tables
+from frugalbench.report.html_verdicts import verdict_data, verdicts_html
 from frugalbench.report.noise import noise_tables
 from frugalbench.report.pareto import run_points
 from frugalbench.report.tables import (
@@ -20,129 +32,211 @@ from frugalbench.report.tables import (
     family_of,
     machine_table,
     untested_table,
-    verdicts_table,
 )
-from frugalbench.schema import Tier, Verdict
+from frugalbench.schema import Outcome, Tier, Verdict
+from frugalbench.units import DASH
 
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1c1e21;--paper:#fff;--line:#d5d8dc;--soft:#f4f5f7;--dim:#5d6570;
---good:#1b7a45;--bad:#b3261e;--warn:#8a6100;--model:#8e3a9d}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e8ea;--paper:#16181b;--line:#3a3f46;--soft:#1f2226;--dim:#a0a8b2;
---good:#5fcf8f;--bad:#ff8a80;--warn:#e8b84a;--model:#d79be3}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:1180px;margin:2rem auto;
-padding:0 1rem}
-h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.5rem;border-bottom:1px solid var(--line)}h3{font-size:1rem}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
-th{background:var(--soft);white-space:nowrap}.n{text-align:right;white-space:nowrap}[title]{cursor:help}
-td:last-child:not(.n){min-width:9rem}.note,footer{color:var(--dim);font-size:.85rem}svg{display:block;margin:1rem 0}
-.supported{color:var(--good);font-weight:600}.refuted,.failed{color:var(--bad);font-weight:600}
-.inconclusive,.capped{color:var(--warn);font-weight:600}.not-tested,.skipped{color:var(--dim)}
-.modelled,.published,.emulated{color:var(--model);font-style:italic}
-"""
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-"""The page runs no script and fetches nothing, whatever text it holds."""
+MOST_CHARTS = 12
+"""Of one kind in one family; what they show stands in the tables too."""
+MOST_OPEN = 12
+"""Tables of a family beyond it are folded."""
 _TIERS = {
     Tier.MEASURED: "timed or counted on this machine",
     Tier.EMULATED: "timed here, on something shaped to behave like something else",
     Tier.MODELLED: "computed from a formula and stated inputs",
     Tier.PUBLISHED: "taken from a document",
 }
+_Section = tuple[str, str, list[str]]
+"""Id, heading, parts."""
 
 
 def html(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table] = ()) -> str:
     """The page. ``extra`` tables go to their families."""
     names = ", ".join(run.manifest.name for run in runs)
-    body = [f"<h1>frugalbench: {safe.html(names)}</h1>", *_summary(runs, verdicts)]
-    for family in _families(verdicts, rows):
-        body += _family(family, runs, verdicts, rows, extra)
-    tail = (facts_table(rows), absent_table(rows), *noise_tables(runs, rows), machine_table(runs, rows))
-    body += [part for table in tail if table.rows for part in (f"<h2>{safe.html(table.title)}</h2>", table_html(table))]
-    return _page(f"frugalbench: {names}", [*body, _footer()])
+    texts = Texts()
+    tables, cases = Tables(texts), Cases(runs, rows, texts)
+    sections: list[_Section] = [("s-verdicts", "Verdicts", list(_verdicts(verdicts, tables)))]
+    sections += [_family(name, runs, verdicts, rows, extra, tables) for name in _families(verdicts, rows, extra)]
+    sections += [_of_table(table, tables) for table in _tail(runs, rows)]
+    sections.append(("s-recompute", "How to compute it again", list(_recompute(runs, tables))))
+    kept = [section for section in sections if section[2]]
+    data = verdict_data(verdicts, cases, texts)
+    data |= {"cases": cases.told, "tables": tables.stored, "names": list(cases.names), "texts": list(texts.known)}
+    body = [*_head(names, runs, verdicts, kept), *(_section(*section) for section in kept), "</main>", _footer()]
+    return _page(f"frugalbench: {names}", body, safe.script(msgspec.json.encode(data).decode()))
 
 
-def table_html(table: Table) -> str:
-    """One table with its notes; hints become hover titles."""
-    head = "".join(f"<th{_class('n' if number else '')}>{safe.html(title)}</th>" for title, number in table.columns)
-    lines = "\n".join(_line(row, table) for row in table.rows)
-    notes = "".join(f"<li>{safe.html(note)}</li>" for note in table.notes)
-    notes = f'\n<ul class="note">{notes}</ul>' if notes else ""
-    return f'<div class="scroll"><table>\n<tr>{head}</tr>\n{lines}\n</table></div>{notes}'
-
-
-def _line(row: Sequence[Cell], table: Table) -> str:
-    cells = zip(row, table.columns, strict=True)
-    return "<tr>" + "".join(_cell(cell, number) for cell, (_, number) in cells) + "</tr>"
-
-
-def _cell(cell: Cell, number: bool) -> str:
-    classes = " ".join(c for c in ("n" if number else "", cell.mark.replace(" ", "-")) if c)
-    title = f' title="{safe.html(cell.hint)}"' if cell.hint else ""
-    return f"<td{_class(classes)}{title}>{safe.html(cell.text)}</td>"
-
-
-def _class(names: str) -> str:
-    return f' class="{safe.html(names)}"' if names else ""
-
-
-def _summary(runs: Sequence[Run], verdicts: Sequence[Verdict]) -> Iterable[str]:
-    yield f"<p>{safe.html(counts_text(verdicts))}.</p>"
-    problems = [p for run in runs for p in run.problems]
+def _head(names: str, runs: Sequence[Run], verdicts: Sequence[Verdict], sections: Sequence[_Section]) -> Iterator[str]:
+    links = "".join(f'<li><a href="#{safe.html(name)}">{safe.html(title)}</a></li>' for name, title, _ in sections)
+    counts = "".join(
+        f'<li class="{outcome.value.replace(" ", "-")}"><b>{number}</b>{outcome.value}</li>'
+        for outcome in Outcome
+        if (number := sum(verdict.verdict is outcome for verdict in verdicts))
+    )
+    yield '<a class="skip" href="#s-verdicts">Skip to the verdicts</a>'
+    yield f"<header><h1>frugalbench: {safe.html(names)}</h1>"
+    yield f'<p class="note">{safe.html("; ".join(map(_where, runs)))}</p>'
+    yield f'<ul class="counts" aria-label="{safe.html(counts_text(verdicts))}">{counts}</ul>'
+    yield f'<nav aria-label="Sections"><ul>{links}</ul></nav></header><main>'
+    problems = [problem for run in runs for problem in run.problems]
     yield from (f'<p class="inconclusive">{safe.html(problem)}</p>' for problem in problems)
-    yield "<h2>Verdicts</h2>"
-    yield table_html(verdicts_table(verdicts))
+
+
+def _where(run: Run) -> str:
+    manifest, machine = run.manifest, run.manifest.machine_before
+    name = machine.get("name") or machine.get("cpu_model") or machine.get("fingerprint") or "unknown machine"
+    return f"{manifest.run_id}: {name}, {manifest.started}, revision {manifest.revision or 'unknown'}, {manifest.state}"
+
+
+def _anchor(title: str) -> str:
+    """An id for a section; a stranger's text gives no more than letters and digits to it."""
+    return "s-" + re.sub(r"[^a-z0-9_]+", "-", title.lower()).strip("-")
+
+
+def _section(name: str, title: str, parts: Sequence[str]) -> str:
+    content, heading = "\n".join(parts), safe.html(title)
+    return f'<section id="{safe.html(name)}"><h2>{heading}</h2>\n{content}</section>'
+
+
+def _verdicts(verdicts: Sequence[Verdict], tables: Tables) -> Iterator[str]:
+    yield from verdicts_html(verdicts)
     absent = untested_table(verdicts)
     if absent.rows:
         summary = f"Not tested, and why ({len(absent.rows)} reasons)"
-        yield f"<details><summary>{summary}</summary>{table_html(absent)}</details>"
+        yield f"<details><summary>{summary}</summary>{tables.html(absent)}</details>"
     if not charts.available():
         hint = safe.html(EXTRA_HINT)
         yield f'<p class="note">Tables only: charts need altair and vl-convert, <code>{hint}</code></p>'
 
 
-def _families(verdicts: Sequence[Verdict], rows: Sequence[Row]) -> list[str]:
+def _families(verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table]) -> list[str]:
     present = dict.fromkeys(
-        [*(family_of(v.claim) for v in verdicts if v.ratio), *(family_of(r.workload) for r in rows)]
+        [
+            *(family_of(v.claim) for v in verdicts if v.ratio),
+            *(family_of(r.workload) for r in rows),
+            *(table.family for table in extra if table.family),
+        ]
     )
     return [f for f in FAMILIES if f in present] + [f for f in present if f not in FAMILIES]
 
 
 def _family(
-    family: str, runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table]
-) -> list[str]:
+    family: str,
+    runs: Sequence[Run],
+    verdicts: Sequence[Verdict],
+    rows: Sequence[Row],
+    extra: Sequence[Table],
+    tables: Tables,
+) -> _Section:
     own = [r for r in rows if family_of(r.workload) == family]
-    tables = [*cases_tables(own).values(), *(table for table in extra if table.family == family)]
-    parts = _charts([v for v in verdicts if family_of(v.claim) == family], own)
-    if family == "moe" and charts.available():
-        parts += charts.saving_svgs([item for run in runs for item in savings(run)])
-    if family == "quant" and charts.available():
-        parts += charts.pareto_svgs([point for run in runs for point in run_points(run)])
-    parts += [part for table in tables for part in (f"<h3>{safe.html(table.title)}</h3>", table_html(table))]
-    return [f"<h2>{safe.html(FAMILIES.get(family, family))}</h2>", *parts] if parts else []
+    found = [*cases_tables(own).values(), *(table for table in extra if table.family == family)]
+    parts = _charts(family, runs, [v for v in verdicts if family_of(v.claim) == family], own, rows)
+    drawn = [f"<h3>{safe.html(table.title)}</h3>{tables.html(table)}" for table in found]
+    parts += drawn[:MOST_OPEN]
+    if rest := drawn[MOST_OPEN:]:
+        parts.append(f"<details><summary>{len(rest)} more tables</summary>{''.join(rest)}</details>")
+    return _anchor(family), FAMILIES.get(family, family), parts
 
 
-def _charts(verdicts: Sequence[Verdict], rows: Sequence[Row]) -> list[str]:
+def _charts(
+    family: str, runs: Sequence[Run], verdicts: Sequence[Verdict], own: Sequence[Row], rows: Sequence[Row]
+) -> list[str]:
+    """What answers the family's question, then how near its cases come to the machine's limits."""
     if not charts.available():
         return []
-    drawn = [charts.forest_svg(verdicts, "Ratio, interval and threshold")]
-    drawn.append(charts.roofline_svg(rows, "How near each case comes to what this machine can do"))
+    drawn: list[str | None] = [charts.forest_svg(verdicts, "Ratio, interval and threshold")]
+    if family == "moe":
+        drawn += _few(charts.saving_svgs([item for run in runs for item in savings(run)]))
+    if family == "quant":
+        drawn += _few(charts.pareto_svgs([point for run in runs for point in run_points(run)]))
+    if family == "machine":
+        drawn += [charts_machine.roofline_svg([r for r in rows if r.run == run.manifest.run_id], run) for run in runs]
+    drawn += [charts_machine.per_joule_svg(own), charts_machine.per_flop_svg(own)]
+    drawn.append(charts.roofline_svg(own, "How near each case comes to what this machine can do"))
     return [svg for svg in drawn if svg]
+
+
+def _few(found: list[str]) -> list[str]:
+    left = len(found) - MOST_CHARTS
+    return [*found[:MOST_CHARTS], *([f'<p class="note">{left} more such charts are left out</p>'] if left > 0 else [])]
+
+
+def _tail(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[Table]:
+    yield facts_table(rows)
+    yield absent_table(rows)
+    yield from noise_tables(runs, rows)
+    yield machine_table(runs, rows)
+    yield _self_test(runs)
+
+
+def _of_table(table: Table, tables: Tables) -> _Section:
+    return _anchor(table.title), table.title, [tables.html(table)] if table.rows else []
+
+
+def _self_test(runs: Sequence[Run]) -> Table:
+    """What each run knew of its machine's noise."""
+    lines = tuple((Cell(run.manifest.name), _floor(run), Cell(_self_tested(run))) for run in runs)
+    return Table("Self-test", (("run", False), ("A/A floor", True), ("where it comes from", False)), lines)
+
+
+def _floor(run: Run) -> Cell:
+    floor = run.manifest.floor
+    return Cell(DASH if floor is None else f"{100 * floor:.2g}%", hint="" if floor else "the run recorded no floor")
+
+
+def _self_tested(run: Run) -> str:
+    notes = [note for note in run.manifest.notes if "self-test" in note]
+    return "; ".join(notes) or "the run does not say whether its machine was self-tested"
+
+
+def _recompute(runs: Sequence[Run], tables: Tables) -> Iterator[str]:
+    yield "<p>Everything here follows from <code>manifest.json</code> and <code>records.jsonl</code> of each run.</p>"
+    for run in runs:
+        where, manifest = shlex.quote(str(run.path)), run.manifest
+        config = shlex.quote(str(manifest.config.get("path") or manifest.name))
+        commands = (
+            (f"frugalbench verdicts {where}", "the verdicts, from the stored records"),
+            (f"frugalbench report {where} --format html --output report.html", "this page"),
+            (f"frugalbench report {where} --format csv --output cases.csv", "one line per case"),
+            (f"frugalbench run {config} --seed {manifest.seed}", "measures again"),
+        )
+        lines = tuple((Cell(command), Cell(what)) for command, what in commands)
+        versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+        note = f"claims {manifest.claims_hash}, schema version {manifest.schema_version}, revision {manifest.revision}"
+        yield tables.html(
+            Table(f"Commands for {manifest.name}", (("command", False), ("gives", False)), lines, (note, versions))
+        )
 
 
 def _footer() -> str:
     words = "; ".join(f"<b>{tier.value}</b>: {safe.html(text)}" for tier, text in _TIERS.items())
     return (
-        f"<footer><p>How a number was obtained: {words}. Hover over a number for its source.</p>"
+        f"<footer><p>How a number was obtained: {words}. Hover over a number for its source; a dash tells its reason "
+        "on hover and on focus.</p>"
         "<p>Times are medians of replicate medians; intervals are 95%, Student's t over replicates, unless a row "
         "says otherwise. MFU and MBU are shares of peaks measured in the same run.</p></footer>"
     )
 
 
-def _page(title: str, body: Iterable[str]) -> str:
+@lru_cache(maxsize=2)
+def _file(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _policy() -> str:
+    """The page runs its own script and nothing else, and fetches nothing, whatever text it holds."""
+    digest = base64.b64encode(hashlib.sha256(_file("page.js").encode()).digest()).decode()
+    scripts = f"script-src 'sha256-{digest}'"
+    return f"default-src 'none'; {scripts}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def _page(title: str, body: Iterable[str], data: str) -> str:
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    head += f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    head += f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">'
     content = "\n".join(body)
     return (
-        f'<!doctype html>\n<html lang="en"><head>{head}\n<title>{safe.html(title)}</title>\n<style>{_STYLE}</style>'
-        f"</head>\n<body>\n{content}\n</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head>{head}\n<title>{safe.html(title)}</title>\n'
+        f"<style>{_file('page.css')}</style></head>\n<body>\n{content}\n"
+        f'<script type="application/json" id="data">{data}</script>\n<script>{_file("page.js")}</script>\n'
+        "</body></html>\n"
     )

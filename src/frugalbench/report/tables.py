@@ -121,14 +121,20 @@ def untested_table(verdicts: Sequence[Verdict]) -> Table:
     return Table("Not tested", (("claims", False), ("why", False)), rows)
 
 
+VERDICT_COLUMNS = tuple(
+    (name, name in ("ratio [low, high]", "needs", "n"))
+    for name in ("claim", "regime", "arm", "verdict", "ratio [low, high]", "needs", "of", "tier", "n", "why")
+)
+
+
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     """The verdicts that rest on something, one row each, in the order given."""
-    columns = ("claim", "regime", "arm", "verdict", "ratio [low, high]", "needs", "of", "tier", "n", "why")
-    rows = tuple(_verdict_row(v) for v in verdicts if v.verdict is not Outcome.NOT_TESTED)
-    return Table("Verdicts", tuple((c, c in ("ratio [low, high]", "needs", "n")) for c in columns), rows)
+    rows = tuple(verdict_row(v) for v in verdicts if v.verdict is not Outcome.NOT_TESTED)
+    return Table("Verdicts", VERDICT_COLUMNS, rows)
 
 
-def _verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
+def verdict_row(verdict: Verdict) -> tuple[Cell, ...]:
+    """One verdict as cells of :data:`VERDICT_COLUMNS`."""
     return (
         Cell(verdict.claim, hint=f"{verdict.source} ({verdict.scope})"),
         Cell(verdict.regime),
@@ -168,7 +174,7 @@ def _time(row: Row) -> Cell:
 
 
 def _span(row: Row) -> str:
-    return f"{seconds(row.time_low_s)} to {seconds(row.time_high_s)}"
+    return f"{seconds(row.time_low_s)} to {seconds(row.time_high_s)}" if row.time_low_s else DASH
 
 
 def _modelled_energy(row: Row) -> Cell:
@@ -202,6 +208,7 @@ CASE_COLUMNS: dict[str, Show] = {
     "backend": lambda r: Cell(r.backend if r.device == "cpu" else f"{r.backend} on {r.device}"),
     "dtype": lambda r: Cell(r.dtype),
     "time": _time,
+    "95% interval": lambda r: Cell(_span(r), hint=r.source),
     "token/s": _number("token_per_s", lambda v: si(v, "")),
     "FLOP/s": _number("flop_per_s", lambda v: si(v, "")),
     "op/s": _number("op_per_s", lambda v: si(v, "")),
@@ -226,6 +233,27 @@ CASE_COLUMNS: dict[str, Show] = {
 }
 """Everything that a table of cases can show; the number columns are those after ``dtype``."""
 
+_WHY_ABSENT = {
+    "95% interval": "one replicate gives no interval",
+    "token/s": "a call of this workload has no tokens",
+    "FLOP/s": "a call executes no floating-point arithmetic that is counted",
+    "op/s": "a call executes no integer arithmetic that is counted",
+    "B/s": "the least traffic of a call is not known",
+    "MFU": "no measured peak of its arithmetic bounds this case in this run",
+    "MBU": "no measured bandwidth bounds this case in this run",
+    "token/MFLOP": "no tokens, or no floating-point arithmetic that is counted",
+    "token/J": "no joules were measured on this machine",
+    "token/J net": "no joules were measured, or no idle baseline",
+    "token/J modelled": "no model of the machine's power was declared",
+    "weights": "it holds no weights",
+    "error": "no error was recorded for the check of its output",
+    "output error": "no distance to an unquantised answer was recorded",
+    "build": "nothing was exported or compiled",
+    "void": "no sample was taken",
+    "no steady state": "every warm-up found a steady state",
+    "n": "no replicate counted",
+}
+
 _WORDS = ("variant", "shape", "regime", "backend", "dtype", "tier", "status")
 _BRIEF = ("variant", "shape", "regime", "backend", "time", "token/s", "MFU", "MBU", "token/J", "tier")
 _BRIEF_TOKENLESS = ("variant", "shape", "time", "FLOP/s", "op/s", "B/s", "tier")
@@ -244,12 +272,27 @@ def cases_tables(rows: Sequence[Row], brief: bool = False) -> dict[str, Table]:
 def _cases_table(workload: str, rows: Sequence[Row], brief: bool) -> Table:
     short = _BRIEF if any(r.token_per_s for r in rows) else _BRIEF_TOKENLESS
     columns = short if brief else tuple(CASE_COLUMNS)
-    cells = {name: [CASE_COLUMNS[name](row) for row in rows] for name in columns}
+    cells = {name: [_case_cell(name, row) for row in rows] for name in columns}
     common = {n: cells[n][0].text for n in columns if n in _WORDS[1:5] and len({c.text for c in cells[n]}) == 1}
     shown = [n for n in columns if n not in common and any(c.text not in (DASH, "") for c in cells[n])]
     body = tuple(tuple(cells[name][i] for name in shown) for i in range(len(rows)))
     notes = (", ".join(f"{name} {text}" for name, text in common.items() if text), *_case_notes(workload, rows))
     return Table(workload, tuple((n, n not in _WORDS) for n in shown), body, tuple(n for n in notes if n))
+
+
+def _case_cell(name: str, row: Row) -> Cell:
+    """The cell; a dash says why it is one."""
+    cell = CASE_COLUMNS[name](row)
+    return cell if cell.text != DASH else Cell(DASH, hint=why_absent(name, row))
+
+
+def why_absent(name: str, row: Row) -> str:
+    """Why a column has nothing for a case."""
+    if row.time_s is None and name != "n":
+        return row.reason or "it was not timed"
+    if name == "token/J" and (row.poisoned_windows or row.disagreement):
+        return row.disagreement or f"{row.poisoned_windows} energy windows poisoned by a failed reading"
+    return _WHY_ABSENT.get(name, "not recorded in this run")
 
 
 def _case_notes(workload: str, rows: Sequence[Row]) -> Iterable[str]:
