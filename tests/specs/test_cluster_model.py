@@ -8,6 +8,7 @@ import pytest
 
 from frugalbench.cluster import estimands
 from frugalbench.cluster.hardware import hardware, prices
+from frugalbench.cluster.topology import load
 from frugalbench.schema import FrugalbenchError, Record, Status, Tier, decode_record, encode
 from frugalbench.specs import cluster_model as spec
 from frugalbench.specs.base import Settings
@@ -72,6 +73,14 @@ def test_unpublished_power_is_a_skip_with_its_sensitivity() -> None:
     assert record.status is Status.SKIPPED and "not published" in record.reason
     assert record.facts["ratio"].value is None and record.facts["ratio"].low is None
     assert record.facts["power_at_threshold_w"].value == pytest.approx(1.5 * 190e3 / 288e15 * 4481024e12)
+
+
+def test_every_input_of_a_cluster_names_its_source_in_the_record() -> None:
+    record = records(claims=["net.decay"], fragmented=["islands"])["net.decay", "weak scaling 8-8192, islands"]
+    for name in ("islands", "uniform"):
+        assert record.details["sources"][name].keys() == load(name).inputs().keys()
+        assert all(record.details["sources"][name].values())
+        assert "fitted" in record.details["sources"][name]["scale-up.efficiency"]
 
 
 def test_fragmentation_is_shown_beside_the_decay_of_the_uniform_cluster() -> None:

@@ -140,9 +140,10 @@ def _skipped() -> Skipped:
 
 
 def _details(params: dict[str, Any]) -> dict[str, Any]:
-    """What the numbers rest on: assumed inputs of the cluster files, and notes of the systems."""
+    """What the numbers rest on: inputs of the clusters with sources, which are assumed, and notes of the systems."""
     clusters = [*params.get("clusters", ()), *(params[key] for key in ("fragmented", "uniform") if key in params)]
     return {
+        "sources": {name: load(name).sources() for name in clusters},
         "assumptions": {name: load(name).assumptions() for name in clusters},
         "notes": {name: hardware(name).note for name in params.get("systems", ())},
     }
