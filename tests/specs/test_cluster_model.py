@@ -1,11 +1,14 @@
 """Claims about clusters: cases, bounds recomputed from the data files, and no recalled figure in a ratio."""
 
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from frugalbench import paths
 from frugalbench.cluster import estimands
 from frugalbench.cluster.hardware import hardware, prices
 from frugalbench.cluster.topology import load
@@ -14,6 +17,11 @@ from frugalbench.specs import cluster_model as spec
 from frugalbench.specs.base import Settings
 
 MACHINE: Any = SimpleNamespace(logical_cores=2)
+
+
+@cache
+def every() -> dict[tuple[str, str], Record]:
+    return records()
 
 
 def records(**options: Any) -> dict[tuple[str, str], Record]:
@@ -29,8 +37,14 @@ def bounds(record: Record) -> tuple[float, float, float]:
 
 
 def test_every_case_gives_a_modelled_ratio_with_bounds_and_source() -> None:
-    found = records()
-    assert {claim for claim, _ in found} == {"net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"}
+    found = every()
+    assert {claim for claim, _ in found} == {
+        "net.decay",
+        "net.supernode",
+        "net.supernode_power",
+        "net.cheap_power",
+        "net.trillion",
+    }
     assert len({record.case.id for record in found.values()}) == len(found)
     for record in found.values():
         assert record.tier is Tier.MODELLED and record.comparison == "cluster_model" and record.replicate == 1
@@ -54,7 +68,7 @@ def test_power_per_flop_takes_opposite_ends_of_both_systems() -> None:
 
 
 def test_joules_per_token_and_throughput_per_kilowatt_are_inverse() -> None:
-    found = records()
+    found = every()
     low, value, high = bounds(found["net.supernode", "modelled training per kW"])
     energy = bounds(found["net.supernode_power", "modelled training"])
     assert energy == pytest.approx((1 / high, 1 / value, 1 / low))
@@ -88,6 +102,22 @@ def test_fragmentation_is_shown_beside_the_decay_of_the_uniform_cluster() -> Non
         uniform, fragmented = (record.facts[f"{role}_retained"].value for role in ("uniform", "fragmented"))
         assert fragmented < uniform < 1
         assert record.details["assumptions"]["uniform"]
+
+
+@pytest.mark.parametrize(("rate", "holds"), [(0.05e9, True), (25e9, False)])
+def test_a_trillion_dense_parameters_swing_with_what_joins_the_nodes(tmp_path: Path, rate: float, holds: bool) -> None:
+    text = (paths.shipped("configs") / "clusters" / "fragmented.toml").read_text()
+    stated = "value = 3.125e9, low = 1.5625e9, high = 6.25e9"
+    assert stated in text
+    path = tmp_path / "other.toml"
+    path.write_text(text.replace(stated, f"value = {rate}").replace("last_devices = 8192", "last_devices = 1024"))
+    whole = tmp_path / "whole.toml"
+    uniform = (paths.shipped("configs") / "clusters" / "uniform.toml").read_text()
+    whole.write_text(uniform.replace("last_devices = 8192", "last_devices = 1024"))
+    (record,) = records(claims=["net.trillion"], fragmented=[str(path)], uniform=str(whole)).values()
+    low, _, high = bounds(record)
+    assert (high <= 0.5) if holds else (low > 0.5)
+    assert set(record.details["cuts"]["uniform"]) == {"dense-1t", "kimi-k2"}
 
 
 def test_inference_is_skipped_with_a_reason() -> None:

@@ -5,6 +5,7 @@ is either a figure of the device, by name, or an :class:`Input` with a source, m
 """
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -125,7 +126,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return found
 
     def _span(self, index: int, level: Level, ranks: int, values: Values) -> Span:
-        pipelining, exchange_share = self._shape(index, level)
+        pipelining, exchange_share = _fitted_shape(level.family, self.device, index > 0)
         return Span(
             ranks=ranks,
             bytes_per_s=values[f"{level.name}.bytes_per_s"],
@@ -136,15 +137,6 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             between=index > 0,
             in_switch=level.family in ("switch", "rack"),
         )
-
-    def _shape(self, index: int, level: Level) -> tuple[float, float]:
-        """Pipelining of chunks, and the all-to-all's share of the ring's rate, from the fit where there is one."""
-        if level.family is None:
-            return 1.0, 1.0
-        fit = fitted.shipped().collective
-        found = fit.family(level.family, self.device)
-        exchange = fit.family("exchange net" if index else "exchange", self.device)
-        return found.pipelining, min(exchange.efficiency / found.efficiency, 1.0)
 
     def _link_inputs(self, level: Level) -> dict[str, Range]:
         rate = level.bytes_per_s
@@ -198,6 +190,16 @@ def fitted_ranges(family: str, device: str) -> tuple[Range, Range]:
     low, value, high = (min(found.efficiency * math.exp(width), 1.0) for width in (-load, 0.0, load))
     hop = Range(value=hop_s, low=hop_s * math.exp(-start), high=hop_s * math.exp(start))
     return hop, Range(value=value, low=low, high=high)
+
+
+@cache
+def _fitted_shape(family: Family | None, device: str, between: bool) -> tuple[float, float]:
+    """Pipelining of chunks, and the all-to-all's share of the ring's rate, from the fit where there is one."""
+    if family is None:
+        return 1.0, 1.0
+    fit = fitted.shipped().collective
+    found, exchange = fit.family(family, device), fit.family("exchange net" if between else "exchange", device)
+    return found.pipelining, min(exchange.efficiency / found.efficiency, 1.0)
 
 
 def load(cluster: str | Path) -> Cluster:

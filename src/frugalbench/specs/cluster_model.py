@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
 
-from frugalbench.cluster import estimands
+from frugalbench.cluster import estimands, parallel, trillion
 from frugalbench.cluster.estimands import Facts
 from frugalbench.cluster.hardware import hardware, prices
 from frugalbench.cluster.step import Scaling
@@ -60,7 +60,7 @@ def model(case: Case) -> Record:
         reason="" if known else NO_POWER,
         tier=Tier.MODELLED,
         facts=facts,
-        details=_details(params),
+        details=_details(params) | _more(case),
     )
 
 
@@ -101,15 +101,28 @@ def _price_cases(_: dict[str, Any]) -> list[Case]:
     return [_case("net.cheap_power", pair.name, shape, pair=pair.name, **common) for pair in prices().pair]
 
 
+def _trillion_cases(options: dict[str, Any]) -> list[Case]:
+    uniform = options["uniform"]
+    return [
+        _case(
+            "net.trillion", f"dense 1T on {load(name).last_devices} devices, {name}", f"{name} / {uniform}",
+            estimand="trillion", fragmented=name, uniform=uniform,
+        )
+        for name in options["fragmented"]
+    ]  # fmt: skip
+
+
 _CASES: dict[str, Callable[[dict[str, Any]], list[Case]]] = {
     "net.decay": _decay_cases,
     "net.supernode": _supernode_cases,
     "net.supernode_power": _power_cases,
     "net.cheap_power": _price_cases,
+    "net.trillion": _trillion_cases,
 }
 
 _ESTIMANDS: dict[str, Callable[[dict[str, Any]], Facts]] = {
     "decay": lambda p: estimands.decay(p["fragmented"], p["uniform"], p["scaling"]),
+    "trillion": lambda p: trillion.ratio(p["fragmented"], p["uniform"]),
     "peak": lambda p: estimands.peak(*_two(p["systems"]), p["per"]),
     "training": lambda p: estimands.training(_two(p["clusters"]), _two(p["systems"]), p["per"]),
     "joule_per_flop": lambda p: estimands.joule_per_flop(*p["systems"]),
@@ -147,6 +160,14 @@ def _details(params: dict[str, Any]) -> dict[str, Any]:
         "assumptions": {name: load(name).assumptions() for name in clusters},
         "notes": {name: hardware(name).note for name in params.get("systems", ())},
     }
+
+
+def _more(case: Case) -> dict[str, Any]:
+    """Of single claims: the cuts of a model over a cluster, and sources of inputs that no cluster file holds."""
+    if case.variant != "net.trillion":
+        return {}
+    cuts = {key: trillion.described(case.params[key]) for key in ("fragmented", "uniform")}
+    return {"cuts": cuts, "model_sources": parallel.SOURCES}
 
 
 def _span(name: str) -> str:
