@@ -48,7 +48,9 @@ def test_every_case_gives_a_modelled_ratio_with_bounds_and_source() -> None:
     assert len({record.case.id for record in found.values()}) == len(found)
     for record in found.values():
         assert record.tier is Tier.MODELLED and record.comparison == "cluster_model" and record.replicate == 1
-        assert all(fact.source and fact.tier is Tier.MODELLED for fact in record.facts.values())
+        published = {name for name, fact in record.facts.items() if fact.tier is not Tier.MODELLED}
+        assert all(fact.source for fact in record.facts.values())
+        assert all(name.startswith("published_") for name in published)
         assert decode_record(encode(record)) == record
         if record.status is Status.OK:
             low, value, high = bounds(record)
@@ -120,10 +122,29 @@ def test_a_trillion_dense_parameters_swing_with_what_joins_the_nodes(tmp_path: P
     assert set(record.details["cuts"]["uniform"]) == {"dense-1t", "kimi-k2"}
 
 
-def test_inference_is_skipped_with_a_reason() -> None:
-    settings = Settings(workload="cluster_model", device="cpu", threads=2, seed=0)
-    (skipped,) = spec.expand(settings, MACHINE).skipped
-    assert skipped.case.variant == "net.supernode" and "not modelled" in skipped.reason
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_inference_holds_the_published_rate_and_names_its_tier(phase: str) -> None:
+    found = every()
+    record = found["net.supernode", f"modelled MoE {phase}"]
+    published = record.facts["published_system_token_per_s_per_device"]
+    own = record.facts["system_token_per_s_per_device"]
+    assert published.tier is Tier.PUBLISHED and "2506.12708" in published.source
+    assert own.low < published.value < own.high
+    assert own.value == pytest.approx(published.value, rel=0.5)
+    low, value, high = bounds(found["net.supernode", f"modelled MoE {phase} per kW"])
+    energy = bounds(found["net.supernode_power", f"modelled MoE {phase}"])
+    assert energy == pytest.approx((1 / high, 1 / value, 1 / low))
+    assert set(record.details["shares"]) == {"cloudmatrix384", "nvl72"} and record.details["model_sources"]
+
+
+@pytest.mark.parametrize(("devices", "holds"), [(48, False), (4096, True)])
+def test_inference_swings_with_the_number_of_devices(tmp_path: Path, devices: int, holds: bool) -> None:
+    text = (paths.shipped("configs") / "clusters" / "cloudmatrix384.toml").read_text()
+    path = tmp_path / "other.toml"
+    text = text.replace("expert_ranks = 256", "expert_ranks = 64")
+    path.write_text(text.replace("last_devices = 384", f"last_devices = {devices}"))
+    ratio = estimands.inference((str(path), "nvl72"), spec.SYSTEMS, "system", None)["ratio"]
+    assert ratio.low > 1 if holds else ratio.high < 1
 
 
 @pytest.mark.parametrize("figure", [estimands.PEAK, estimands.POWER])

@@ -80,6 +80,24 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Tokens of one step per device, under weak scaling."""
 
 
+class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Expert-parallel inference over the whole cluster."""
+
+    model: str
+    ranks_per_device: int = 1
+    """Copies of attention on a device: dies of a package."""
+    expert_ranks: int
+    """Ranks that share the routed experts of a layer between them."""
+    exchange: Literal["cann", "other"]
+    """Published tables of dispatch and combine whose fitted constants hold."""
+    product_figure: str
+    """The device's figure of 8-bit products."""
+    product_share: Input
+    attention_share: Input
+    """Of the bf16 peak, by the attention kernel."""
+    memory_share: Input
+
+
 class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A cluster file."""
 
@@ -90,6 +108,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     last_devices: int
     level: tuple[Level, ...]
     training: Training
+    serving: Serving | None = None
 
     def hardware(self) -> Hardware:
         """The device's figures."""
@@ -245,6 +264,8 @@ def _check(cluster: Cluster, where: str) -> None:
     if not cluster.level or any(level.fan_out is None for level in cluster.level[:-1]):
         raise FrugalbenchError(f"{where}: every [[level]] but the outermost needs 'fan_out'; add it")
     names = [level.name for level in cluster.level]
+    if cluster.serving is not None and min(cluster.serving.ranks_per_device, cluster.serving.expert_ranks) < 1:
+        raise FrugalbenchError(f"{where}: 'ranks_per_device' and 'expert_ranks' of [serving] must be at least 1")
     if len(set(names)) < len(names):
         raise FrugalbenchError(f"{where}: two levels are called '{max(names, key=names.count)}'; names must differ")
     _check_counts(cluster, where)
