@@ -64,8 +64,8 @@ def _cuts(arguments: argparse.Namespace) -> int:
 
     print(table_terminal(_cut_table(found)), end="")
     print(
-        f"Modelled; value [low, high]. {found[0].batch_token} tokens a step, sequences of {found[0].sequence_token}. "
-        f"GB: of {found[0].memory_limit_bytes / 1e9:.0f} a device.\nexposed: communication that nothing hides. "
+        f"Modelled; value [low, high]. {found[0].batch_token} tokens a step, sequences of {found[0].sequence_token}.\n"
+        f"GB: of {found[0].memory_limit_bytes / 1e9:.0f} a device. exposed: communication that nothing hides.\n"
         "v: chunks of layers a device. +: activations computed again."
     )
     return 0
