@@ -26,10 +26,10 @@ TESTED = {
         "quant.reach",
     ),
     *("onnx.models", "onnx.conformance", "onnx.parity", "onnx.speed", "adaptation.torch", "adaptation.tax"),
-    *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power", "net.cross_region"),
+    *("net.decay", "net.supernode", "net.supernode_power", "net.cheap_power", "net.cross_region", "net.trillion"),
 }
 UNTESTED = {
-    *("net.hetero", "net.trillion", "net.memory_pool"),
+    *("net.hetero", "net.memory_pool"),
 }
 each = pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 

@@ -213,6 +213,17 @@ def test_simulate(call, cluster) -> None:
     assert "modelled" in call("simulate", cluster).out
 
 
+def test_simulate_cuts_of_a_model(call) -> None:
+    asked = ("simulate", "uniform", "--model", "kimi-k2", "--tp", "8", "--pp", "16", "--dp", "8")
+    rows = call(*asked, "--json").json
+    assert {(row["tensor"], row["pipeline"], row["data"]) for row in rows} == {(8, 16, 8)}
+    assert len({row["expert"] for row in rows}) > 1
+    shown = call(*asked).out
+    assert "MFU" in shown and max(map(len, shown.splitlines())) <= 80
+    assert "the nearest that does is 8" in call(*asked, "--ep", "7").is_problem().err
+    assert "--model" in call("simulate", "uniform", "--tp", "8").is_problem().err
+
+
 # Run: what the command makes of a finished session
 
 

@@ -12,7 +12,6 @@ from frugalbench.analysis.alphabeta import fit_alpha_beta, median_miss, misses
 from frugalbench.cluster import collectives as c
 from frugalbench.schema import FrugalbenchError
 
-LINK = c.Link(alpha_s=3e-6, bytes_per_s=100e9)
 SIZES = st.floats(1.0, 1e11)
 RANKS = st.integers(2, 4096)
 
@@ -25,15 +24,6 @@ def published(system: str) -> dict[float, dict[str, float]]:
             if row["system"] == system and row["metric"] in ("busbw", "time"):
                 found.setdefault(float(row["message_bytes_or_model"]), {})[row["metric"]] = float(row["value"])
     return found
-
-
-@pytest.mark.parametrize(("system", "ranks"), [("8x A100-SXM NVLink3 NVSwitch", 8), ("GB200 NVL72", 72)])
-def test_busbw_is_what_nccl_tests_prints(system: str, ranks: int) -> None:
-    points = published(system)
-    assert len(points) >= 3
-    for size_bytes, row in points.items():
-        busbw = c.busbw_bytes_per_s(size_bytes, row["time"] * 1e-6, ranks)
-        assert busbw == pytest.approx(row["busbw"] * 1e9, rel=0.005)
 
 
 @pytest.mark.parametrize(
@@ -50,38 +40,58 @@ def test_half_of_a_table_predicts_the_other_half(system: str, limit: float) -> N
     assert miss < statistics.median(abs(f / t - 1) for f, t in zip(flat, times_s[1::2], strict=True)) / 2
 
 
+def span(ranks: int, rate: float = 100e9, hop_s: float = 3e-6, between: bool = False) -> c.Span:
+    return c.Span(ranks=ranks, bytes_per_s=rate, hop_s=hop_s, efficiency=1.0, between=between)
+
+
+def busbw(size_bytes: float, ranks: int, time_s: float) -> float:
+    return c.ring_traffic_bytes(size_bytes, ranks) / time_s
+
+
 @given(SIZES, RANKS)
-def test_ring_busbw_tends_to_the_wire_and_never_exceeds_it(size_bytes: float, ranks: int) -> None:
-    busbw = c.busbw_bytes_per_s(size_bytes, c.ring_all_reduce_s(size_bytes, ranks, LINK), ranks)
-    assert busbw <= LINK.bytes_per_s * (1 + 1e-9)
-    free = c.Link(alpha_s=1e-30, bytes_per_s=100e9)
-    assert c.busbw_bytes_per_s(size_bytes, c.ring_all_reduce_s(size_bytes, ranks, free), ranks) == pytest.approx(100e9)
+def test_busbw_never_exceeds_the_wire_and_tends_to_it_where_hops_are_free(size_bytes: float, ranks: int) -> None:
+    assert busbw(size_bytes, ranks, c.all_reduce_s(size_bytes, [span(ranks)])) <= 100e9 * (1 + 1e-9)
+    free = c.all_reduce_s(size_bytes, [span(ranks, hop_s=1e-60)])
+    assert busbw(size_bytes, ranks, free) == pytest.approx(100e9)
 
 
 @given(SIZES, st.integers(2, 64), st.integers(2, 64))
-def test_hierarchy_of_equal_free_links_moves_what_one_ring_moves(size_bytes: float, inner: int, outer: int) -> None:
-    link = c.Link(alpha_s=1e-30, bytes_per_s=100e9)
-    nested = c.hierarchical_all_reduce_s(size_bytes, [(inner, link), (outer, link)])
-    assert nested == pytest.approx(c.ring_all_reduce_s(size_bytes, inner * outer, link))
+def test_two_levels_are_one_fabric_at_the_pace_of_the_narrower(size_bytes: float, node: int, nodes: int) -> None:
+    slow = [span(node, 1e12, 1e-60), span(nodes, 1e9, 1e-60, between=True)]
+    assert busbw(size_bytes, node * nodes, c.all_reduce_s(size_bytes, slow)) == pytest.approx(min(1e9 * node, 1e12))
 
 
-@given(SIZES, RANKS)
-def test_more_ranks_and_more_bytes_never_take_less(size_bytes: float, ranks: int) -> None:
-    assert c.all_reduce_s(size_bytes, ranks + 1, LINK) >= c.all_reduce_s(size_bytes, ranks, LINK) * (1 - 1e-12)
-    assert c.all_reduce_s(2 * size_bytes, ranks, LINK) > c.all_reduce_s(size_bytes, ranks, LINK)
+@given(st.integers(2, 16), st.integers(2, 16), st.integers(2, 16))
+def test_a_third_level_moves_only_shards(node: int, nodes: int, sites: int) -> None:
+    inner = [span(node, 1e12, 1e-60), span(nodes, 1e12, 1e-60, between=True)]
+    total_s = c.all_reduce_s(1e9, [*inner, span(sites, 1e6, 1e-60, between=True)])
+    shard_s = c.ring_traffic_bytes(1e9 / node / nodes, sites) / 1e6
+    assert total_s == pytest.approx(shard_s + c.all_reduce_s(1e9, inner))
 
 
-def test_tree_wins_small_messages_on_many_ranks_and_ring_wins_large_ones_on_few() -> None:
-    assert c.tree_all_reduce_s(4096, 1024, LINK) < c.ring_all_reduce_s(4096, 1024, LINK)
-    assert c.ring_all_reduce_s(1e9, 4, LINK) < c.tree_all_reduce_s(1e9, 4, LINK)
-    assert c.all_reduce_s(1e9, 1, LINK) == 0
+@given(SIZES, RANKS, st.booleans())
+def test_more_ranks_and_more_bytes_never_take_less(size_bytes: float, ranks: int, between: bool) -> None:
+    for collective in (c.all_reduce_s, c.all_to_all_s):
+        once = collective(size_bytes, [span(ranks, between=between)])
+        assert collective(size_bytes, [span(ranks + 1, between=between)]) >= once * (1 - 1e-12)
+        assert collective(2 * size_bytes, [span(ranks, between=between)]) > once
+        assert collective(size_bytes, [span(1)]) == 0
+
+
+def test_an_exchange_leaves_the_node_with_all_that_is_for_others() -> None:
+    levels = [span(8, 1e15, 1e-60), span(16, 50e9, 1e-60, between=True)]
+    assert c.all_to_all_s(1e9, levels) == pytest.approx(1e9 * 120 / 128 / 50e9)
+
+
+def test_a_tree_wins_small_messages_on_many_nodes() -> None:
+    nodes = [span(8), span(512, between=True)]
+    assert c.all_reduce_s(4096, nodes) < 2 * (4096 - 512) * 3e-6 / 10
 
 
 @given(st.floats(1e-7, 1e-3), st.floats(1e-12, 1e-8), st.integers(2, 64))
 def test_fit_recovers_what_made_the_times(alpha_s: float, beta_s_per_byte: float, ranks: int) -> None:
-    link = c.Link(alpha_s=alpha_s, bytes_per_s=1 / beta_s_per_byte)
     sizes = [4096.0, 65536.0, 2.0**20, 2.0**26, 2.0**32]
-    times_s = [c.ring_all_reduce_s(size, ranks, link) for size in sizes]
+    times_s = [2 * (ranks - 1) * (alpha_s + size / ranks * beta_s_per_byte) for size in sizes]
     fit = fit_alpha_beta(sizes, times_s, ranks)
     assert fit.alpha_s == pytest.approx(alpha_s, rel=1e-4)
     assert fit.beta_s_per_byte == pytest.approx(beta_s_per_byte, rel=1e-4)

@@ -1,18 +1,27 @@
 """Claims about clusters: cases, bounds recomputed from the data files, and no recalled figure in a ratio."""
 
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from frugalbench import paths
 from frugalbench.cluster import estimands
 from frugalbench.cluster.hardware import hardware, prices
+from frugalbench.cluster.topology import load
 from frugalbench.schema import FrugalbenchError, Record, Status, Tier, decode_record, encode
 from frugalbench.specs import cluster_model as spec
 from frugalbench.specs.base import Settings
 
 MACHINE: Any = SimpleNamespace(logical_cores=2)
+
+
+@cache
+def every() -> dict[tuple[str, str], Record]:
+    return records()
 
 
 def records(**options: Any) -> dict[tuple[str, str], Record]:
@@ -28,12 +37,20 @@ def bounds(record: Record) -> tuple[float, float, float]:
 
 
 def test_every_case_gives_a_modelled_ratio_with_bounds_and_source() -> None:
-    found = records()
-    assert {claim for claim, _ in found} == {"net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"}
+    found = every()
+    assert {claim for claim, _ in found} == {
+        "net.decay",
+        "net.supernode",
+        "net.supernode_power",
+        "net.cheap_power",
+        "net.trillion",
+    }
     assert len({record.case.id for record in found.values()}) == len(found)
     for record in found.values():
         assert record.tier is Tier.MODELLED and record.comparison == "cluster_model" and record.replicate == 1
-        assert all(fact.source and fact.tier is Tier.MODELLED for fact in record.facts.values())
+        published = {name for name, fact in record.facts.items() if fact.tier is not Tier.MODELLED}
+        assert all(fact.source for fact in record.facts.values())
+        assert all(name.startswith("published_") for name in published)
         assert decode_record(encode(record)) == record
         if record.status is Status.OK:
             low, value, high = bounds(record)
@@ -53,7 +70,7 @@ def test_power_per_flop_takes_opposite_ends_of_both_systems() -> None:
 
 
 def test_joules_per_token_and_throughput_per_kilowatt_are_inverse() -> None:
-    found = records()
+    found = every()
     low, value, high = bounds(found["net.supernode", "modelled training per kW"])
     energy = bounds(found["net.supernode_power", "modelled training"])
     assert energy == pytest.approx((1 / high, 1 / value, 1 / low))
@@ -74,6 +91,14 @@ def test_unpublished_power_is_a_skip_with_its_sensitivity() -> None:
     assert record.facts["power_at_threshold_w"].value == pytest.approx(1.5 * 190e3 / 288e15 * 4481024e12)
 
 
+def test_every_input_of_a_cluster_names_its_source_in_the_record() -> None:
+    record = records(claims=["net.decay"], fragmented=["islands"])["net.decay", "weak scaling 8-8192, islands"]
+    for name in ("islands", "uniform"):
+        assert record.details["sources"][name].keys() == load(name).inputs().keys()
+        assert all(record.details["sources"][name].values())
+        assert "fitted" in record.details["sources"][name]["scale-up.efficiency"]
+
+
 def test_fragmentation_is_shown_beside_the_decay_of_the_uniform_cluster() -> None:
     for record in records(claims=["net.decay"]).values():
         uniform, fragmented = (record.facts[f"{role}_retained"].value for role in ("uniform", "fragmented"))
@@ -81,10 +106,45 @@ def test_fragmentation_is_shown_beside_the_decay_of_the_uniform_cluster() -> Non
         assert record.details["assumptions"]["uniform"]
 
 
-def test_inference_is_skipped_with_a_reason() -> None:
-    settings = Settings(workload="cluster_model", device="cpu", threads=2, seed=0)
-    (skipped,) = spec.expand(settings, MACHINE).skipped
-    assert skipped.case.variant == "net.supernode" and "not modelled" in skipped.reason
+@pytest.mark.parametrize(("rate", "holds"), [(0.05e9, True), (25e9, False)])
+def test_a_trillion_dense_parameters_swing_with_what_joins_the_nodes(tmp_path: Path, rate: float, holds: bool) -> None:
+    text = (paths.shipped("configs") / "clusters" / "fragmented.toml").read_text()
+    stated = "value = 3.125e9, low = 1.5625e9, high = 6.25e9"
+    assert stated in text
+    path = tmp_path / "other.toml"
+    path.write_text(text.replace(stated, f"value = {rate}").replace("last_devices = 8192", "last_devices = 1024"))
+    whole = tmp_path / "whole.toml"
+    uniform = (paths.shipped("configs") / "clusters" / "uniform.toml").read_text()
+    whole.write_text(uniform.replace("last_devices = 8192", "last_devices = 1024"))
+    (record,) = records(claims=["net.trillion"], fragmented=[str(path)], uniform=str(whole)).values()
+    low, _, high = bounds(record)
+    assert (high <= 0.5) if holds else (low > 0.5)
+    assert set(record.details["cuts"]["uniform"]) == {"dense-1t", "kimi-k2"}
+
+
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_inference_holds_the_published_rate_and_names_its_tier(phase: str) -> None:
+    found = every()
+    record = found["net.supernode", f"modelled MoE {phase}"]
+    published = record.facts["published_system_token_per_s_per_device"]
+    own = record.facts["system_token_per_s_per_device"]
+    assert published.tier is Tier.PUBLISHED and "2506.12708" in published.source
+    assert own.low < published.value < own.high
+    assert own.value == pytest.approx(published.value, rel=0.5)
+    low, value, high = bounds(found["net.supernode", f"modelled MoE {phase} per kW"])
+    energy = bounds(found["net.supernode_power", f"modelled MoE {phase}"])
+    assert energy == pytest.approx((1 / high, 1 / value, 1 / low))
+    assert set(record.details["shares"]) == {"cloudmatrix384", "nvl72"} and record.details["model_sources"]
+
+
+@pytest.mark.parametrize(("devices", "holds"), [(48, False), (4096, True)])
+def test_inference_swings_with_the_number_of_devices(tmp_path: Path, devices: int, holds: bool) -> None:
+    text = (paths.shipped("configs") / "clusters" / "cloudmatrix384.toml").read_text()
+    path = tmp_path / "other.toml"
+    text = text.replace("expert_ranks = 256", "expert_ranks = 64")
+    path.write_text(text.replace("last_devices = 384", f"last_devices = {devices}"))
+    ratio = estimands.inference((str(path), "nvl72"), spec.SYSTEMS, "system", None)["ratio"]
+    assert ratio.low > 1 if holds else ratio.high < 1
 
 
 @pytest.mark.parametrize("figure", [estimands.PEAK, estimands.POWER])

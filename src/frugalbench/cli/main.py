@@ -187,6 +187,10 @@ def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="predict every published figure of a CSV file, with intervals; 'shipped' names the package's own file",
     )
     command.add_argument("--format", choices=("terminal", "md"), default="terminal", help="of --against")
+    command.add_argument("--model", metavar="NAME", help="train this published shape instead, cut in the fastest ways")
+    command.add_argument("--devices", type=int, metavar="N", help="of --model; the cluster's unless given")
+    for flag, what in (("tp", "tensor"), ("pp", "pipeline"), ("dp", "data"), ("ep", "expert")):
+        command.add_argument(f"--{flag}", type=int, metavar="N", help=f"degree of {what} parallelism, with --model")
 
 
 def _selftest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

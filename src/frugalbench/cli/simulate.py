@@ -5,7 +5,9 @@ import argparse
 from frugalbench.cli import output
 from frugalbench.cluster.model import Row, simulate
 from frugalbench.cluster.ranges import Range
+from frugalbench.cluster.splits import Wanted
 from frugalbench.cluster.topology import load
+from frugalbench.cluster.whatif import Cut, cuts
 from frugalbench.report.tables import Cell, Table
 from frugalbench.schema import FrugalbenchError
 from frugalbench.units import DASH, significant
@@ -18,15 +20,21 @@ _COLUMNS = (
     ("exposed comm.", True),
 )
 
+_DEGREES = ("devices", "tp", "pp", "dp", "ep")
+
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print a modelled cluster's throughput over its size, or how the model does against published figures."""
+    """Print a modelled cluster's throughput over its size or over cuts of a model, or misses on published figures."""
     if (arguments.cluster is None) == (arguments.against is None):
         raise FrugalbenchError("simulate: give either a CLUSTER or --against POINTS.csv")
     if arguments.against is not None:
         from frugalbench.cli import against
 
         return against.main(arguments)
+    if arguments.model is not None:
+        return _cuts(arguments)
+    if given := [f"--{name}" for name in _DEGREES if getattr(arguments, name) is not None]:
+        raise FrugalbenchError(f"simulate: {given[0]} needs --model NAME, a shape of the package's list")
     rows = simulate(arguments.cluster)
     if arguments.json:
         output.print_json(rows)
@@ -39,6 +47,44 @@ def main(arguments: argparse.Namespace) -> int:
     for line in load(arguments.cluster).assumptions():
         print(f"  {line}")
     return 0
+
+
+def _cuts(arguments: argparse.Namespace) -> int:
+    """How a model is best cut over the cluster, or what the cut that was asked for gives."""
+    for name in _DEGREES:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise FrugalbenchError(f"simulate: --{name} must be at least 1, not {value}")
+    wanted = Wanted(tensor=arguments.tp, pipeline=arguments.pp, data=arguments.dp, expert=arguments.ep)
+    found = cuts(arguments.cluster, arguments.model, arguments.devices, wanted)
+    if arguments.json:
+        output.print_json(found)
+        return 0
+    from frugalbench.report.terminal import table_terminal
+
+    print(table_terminal(_cut_table(found)), end="")
+    print(
+        f"Modelled; value [low, high]. {found[0].batch_token} tokens a step, sequences of {found[0].sequence_token}.\n"
+        f"GB: of {found[0].memory_limit_bytes / 1e9:.0f} a device. exposed: communication that nothing hides.\n"
+        "v: chunks of layers a device. +: activations computed again."
+    )
+    return 0
+
+
+def _cut_table(found: list[Cut]) -> Table:
+    columns = tuple((name, True) for name in ("TP", "PP", "DP", "EP", "v", "token/s", "MFU", "exposed", "bubble", "GB"))
+    first = found[0]
+    title = f"{first.model} on {first.devices} devices of {first.cluster}, fastest cuts first (modelled)"
+    return Table(title=title, columns=columns, rows=tuple(_cut_line(item) for item in found))
+
+
+def _cut_line(item: Cut) -> tuple[Cell, ...]:
+    degrees = (item.tensor, item.pipeline, item.data, item.expert)
+    mfu = f"{item.mfu.value:.0%} [{item.mfu.low:.0%}, {item.mfu.high:.0%}]"
+    memory = f"{item.memory_bytes / 1e9:.0f}"
+    chunks = f"{item.interleave}{'+' if item.recompute else ''}"
+    shares = (f"{item.exposed_share.value:.0%}", f"{item.bubble_share.value:.0%}")
+    return tuple(Cell(text) for text in (*map(str, degrees), chunks, _text(item.token_per_s), mfu, *shares, memory))
 
 
 def _table(rows: list[Row]) -> Table:

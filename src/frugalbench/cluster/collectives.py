@@ -1,67 +1,92 @@
-"""Closed-form times of all-reduce, with a latency per step and a bandwidth per device (alpha-beta).
+"""Collectives over nested levels of links, by the closed form of :mod:`frugalbench.cluster.pipelined`.
 
-Formulas: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in MPICH" (2005) for the
-ring and the tree; ``algbw`` and ``busbw`` as nccl-tests defines them in its ``doc/PERFORMANCE.md``.
-Sizes are bytes of one rank's buffer, rates bytes per second that one device sends (one direction).
+The two innermost levels are one fabric, a ring or tree through nodes as a library builds it and as the published tables
+show it. Each level further out reduces the shards that a reduce-scatter leaves on every device.
+Sizes are bytes of one rank's buffer.
 """
 
 import math
 
+from frugalbench.cluster import pipelined as p
 from frugalbench.schema import Frozen
 
 
-class Link(Frozen, frozen=True, kw_only=True):
-    """What one device has to reach its peers of one level."""
+class Span(Frozen, frozen=True, kw_only=True):
+    """One level of links as one group of ranks meets it."""
 
-    alpha_s: float
-    """Start-up of one step: launch, synchronisation and propagation."""
+    ranks: int
+    """Groups of the level below that it joins."""
     bytes_per_s: float
-    """Achieved, one direction, per device."""
+    """At the wire, one direction, per device."""
+    hop_s: float
+    """What a chunk needs from one rank to the next."""
+    efficiency: float
+    """Achieved share of the wire for large messages."""
+    pipelining: float = 1.0
+    exchange_share: float = 1.0
+    """What an all-to-all achieves over what a ring does."""
+    between: bool = False
+    """Between nodes rather than inside one."""
+    in_switch: bool = False
+    """The switch adds up."""
 
 
-def ring_all_reduce_s(size_bytes: float, ranks: int, link: Link) -> float:
-    """Reduce-scatter and all-gather around a ring: ``2(n-1)`` steps of ``size / n`` bytes."""
-    if ranks < 2:
-        return 0.0
-    return 2 * (ranks - 1) * (link.alpha_s + size_bytes / ranks / link.bytes_per_s)
+def all_reduce_s(size_bytes: float, spans: list[Span]) -> float:
+    """Seconds of an all-reduce over nested groups, innermost first; zero for a single rank."""
+    used = [span for span in spans if span.ranks > 1]
+    inner, outer = used[:2], used[2:]
+    if not outer:
+        return _flat_s("all_reduce", size_bytes, inner)
+    shard_bytes = size_bytes / math.prod(span.ranks for span in inner)
+    around_s = _flat_s("reduce_scatter", size_bytes, inner) + _flat_s("all_gather", size_bytes, inner)
+    return around_s + all_reduce_s(shard_bytes, outer)
 
 
-def tree_all_reduce_s(size_bytes: float, ranks: int, link: Link) -> float:
-    """Reduce up and broadcast down a pipelined binary tree: ``2 log2 n`` start-ups, every byte sent twice."""
-    if ranks < 2:
-        return 0.0
-    return 2 * math.ceil(math.log2(ranks)) * link.alpha_s + 2 * size_bytes / link.bytes_per_s
+def all_to_all_s(size_bytes: float, spans: list[Span]) -> float:
+    """Seconds in which each rank sends ``size_bytes``, spread evenly over all ranks, its own share included.
 
-
-def all_reduce_s(size_bytes: float, ranks: int, link: Link) -> float:
-    """The faster of ring and tree, as a library's tuner would choose."""
-    return min(ring_all_reduce_s(size_bytes, ranks, link), tree_all_reduce_s(size_bytes, ranks, link))
-
-
-def hierarchical_all_reduce_s(size_bytes: float, levels: list[tuple[int, Link]]) -> float:
-    """All-reduce over nested groups, ``levels`` from the innermost out, each with its group's fan-out.
-
-    Reduce-scatter inside, all-reduce of each device's shard outside, all-gather inside: the inner level moves what a
-    ring all-reduce moves there, the outer one only ``size / fan-out``.
+    What leaves a node goes through the node's links outward at every level; the slowest level sets the pace.
     """
-    total_s, shard_bytes = 0.0, size_bytes
-    for index, (ranks, link) in enumerate(levels):
-        outermost = all(fan_out < 2 for fan_out, _ in levels[index + 1 :])
-        total_s += (all_reduce_s if outermost else ring_all_reduce_s)(shard_bytes, ranks, link)
-        shard_bytes /= ranks
-    return total_s
-
-
-def algbw_bytes_per_s(size_bytes: float, time_s: float) -> float:
-    """Buffer size over time."""
-    return size_bytes / time_s
-
-
-def busbw_bytes_per_s(size_bytes: float, time_s: float, ranks: int) -> float:
-    """``algbw`` times ``2(n-1)/n``: the rate at the wire of a ring, comparable across rank counts."""
-    return algbw_bytes_per_s(size_bytes, time_s) * 2 * (ranks - 1) / ranks
+    ranks = math.prod(span.ranks for span in spans)
+    start_s, load_s, pipelining, inside = 0.0, 0.0, 0.0, 1
+    for span in spans:
+        away = ranks - inside if span.between else span.ranks - 1
+        at_level_s = size_bytes * away / ranks / (span.bytes_per_s * span.efficiency * span.exchange_share)
+        start_s += span.hop_s * math.log2(span.ranks)
+        if span.ranks > 1 and at_level_s > load_s:
+            load_s, pipelining = at_level_s, span.pipelining
+        inside *= span.ranks
+    return start_s + pipelining * math.sqrt(start_s * load_s) + load_s
 
 
 def ring_traffic_bytes(size_bytes: float, ranks: int) -> float:
     """Bytes that each rank sends in an all-reduce: ``2(n-1)/n`` of its buffer."""
-    return 2 * (ranks - 1) / ranks * size_bytes
+    return p.bus_factor("all_reduce", ranks) * size_bytes
+
+
+def _flat_s(operation: str, size_bytes: float, spans: list[Span]) -> float:
+    """One fabric: the fastest algorithm, as a library's tuner would choose, at the pace of the narrower wire."""
+    if not spans:
+        return 0.0
+    trees = operation == "all_reduce" and not spans[0].in_switch
+    algorithms = ("ring", "tree") if trees else ("switch",) if operation == "all_reduce" else ("ring",)
+    return min(_algorithm_s(operation, name, size_bytes, spans) for name in algorithms)
+
+
+def _algorithm_s(operation: str, algorithm: str, size_bytes: float, spans: list[Span]) -> float:
+    inner, outer = spans[0], spans[-1]
+    node = 1 if inner.between else inner.ranks
+    fabric = p.Fabric(
+        ranks=math.prod(span.ranks for span in spans),
+        node=node,
+        up_bytes_per_s=inner.bytes_per_s,
+        out_bytes_per_s=outer.bytes_per_s,
+    )
+    return max(
+        p.collective_s(operation, algorithm, size_bytes, fabric, _constants(span, inner, outer), span.between)
+        for span in spans
+    )
+
+
+def _constants(limit: Span, inner: Span, outer: Span) -> p.Constants:
+    return p.Constants(up_s=inner.hop_s, net_s=outer.hop_s, pipelining=limit.pipelining, efficiency=limit.efficiency)

@@ -4,8 +4,9 @@ Only figures that were read or announced enter (:meth:`Hardware.require`); bound
 the ranges in the cluster files, never from here.
 """
 
-from frugalbench.cluster import model
+from frugalbench.cluster import model, serving
 from frugalbench.cluster.hardware import Hardware, hardware, prices
+from frugalbench.cluster.published.points import published
 from frugalbench.cluster.ranges import Range, exact, propagate
 from frugalbench.cluster.step import Scaling, step
 from frugalbench.cluster.topology import Cluster, Values, load
@@ -57,6 +58,48 @@ def training(clusters: tuple[str, str], systems: tuple[str, str], per: str) -> F
         "system_token_per_s": _own_rate(ours).quantity("token/s", ours.says),
         "baseline_token_per_s": _own_rate(theirs).quantity("token/s", theirs.says),
     }
+
+
+def inference(clusters: tuple[str, str], systems: tuple[str, str], per: str, limit_s: float | None) -> Facts:
+    """Modelled expert-parallel decoding within ``limit_s`` a token (``None``: prefill) of one system over another's."""
+    ours, theirs = load(clusters[0]), load(clusters[1])
+
+    def rate(cluster: Cluster, values: Values) -> list[float]:
+        if limit_s is None:
+            return [serving.prefill_token_per_s(cluster, values)]
+        return [serving.decode_token_per_s(cluster, limit_s, values)]
+
+    (found,) = model.compare(ours, theirs, rate, serving.inputs)
+    scale = _scale(hardware(systems[0]), per) / _scale(hardware(systems[1]), per)
+    load_of = "prefill" if limit_s is None else f"decoding, a token every {limit_s * 1e3:.0f} ms"
+    source = f"{load_of}, {serving.serving(ours).model}, {serving.CONTEXT} tokens: {ours.says} / {theirs.says}"
+    facts = {"ratio": (found / scale).quantity("1", source)}
+    for role, cluster in (("system", ours), ("baseline", theirs)):
+        (own,) = propagate(lambda v, c=cluster: rate(c, v), serving.inputs(cluster))  # type: ignore[misc]
+        facts[f"{role}_token_per_s"] = own.quantity("token/s", cluster.says)
+        each = own / exact(float(cluster.last_devices))
+        facts[f"{role}_token_per_s_per_device"] = each.quantity("token/s", cluster.says)
+    return facts | _published("prefill" if limit_s is None else "decode", clusters[0])
+
+
+PUBLISHED = {("decode", "cloudmatrix384"): "P0433", ("prefill", "cloudmatrix384"): "P0432"}
+"""Serving rates per device in ``data/network/points.csv``; none of GB200 NVL72 at a stated latency is among them."""
+
+
+def _published(phase: str, cluster: str) -> Facts:
+    if (phase, cluster) not in PUBLISHED:
+        return {}
+    point = next(p for p in published() if p.id == PUBLISHED[phase, cluster])
+    source = f"{point.id}, {point.metric}, {point.source}"
+    rate = Quantity(value=point.value, unit="token/s", tier=Tier.PUBLISHED, source=source)
+    return {"published_system_token_per_s_per_device": rate}
+
+
+def inference_joule_per_token(clusters: tuple[str, str], systems: tuple[str, str], limit_s: float | None) -> Facts:
+    """Joules per token of modelled inference at the stated system power, one system over another."""
+    per_kw = inference(clusters, systems, "kW", limit_s)
+    ratio = exact(1.0) / _range(per_kw)
+    return {**per_kw, "ratio": ratio.quantity("1", f"system power over throughput; {per_kw['ratio'].source}")}
 
 
 def joule_per_flop(system: str, baseline: str) -> Facts:

@@ -65,13 +65,18 @@ def areas(steps: list[Step]) -> list[float]:
     return [steps_of.area_token_per_s(steps), steps_of.area_over_doublings(steps), steps_of.retained(steps)]
 
 
-def compare(candidate: Cluster, baseline: Cluster, result: Callable[[Cluster, Values], list[float]]) -> list[Range]:
-    """Ratio candidate / baseline of each result, with bounds.
+def compare(
+    candidate: Cluster,
+    baseline: Cluster,
+    result: Callable[[Cluster, Values], list[float]],
+    read: Callable[[Cluster], dict[str, Range]] = Cluster.inputs,
+) -> list[Range]:
+    """Ratio candidate / baseline of each result, with bounds. ``read``: the inputs that ``result`` takes.
 
     An input that both files state alike (same name, value and bounds) is one unknown and moves together;
     every other one moves on its own.
     """
-    ours, theirs = candidate.inputs(), baseline.inputs()
+    ours, theirs = read(candidate), read(baseline)
     shared = {name for name in ours.keys() & theirs.keys() if ours[name] == theirs[name]}
     joint = {(name if name in shared else f"candidate:{name}"): item for name, item in ours.items()}
     joint |= {(name if name in shared else f"baseline:{name}"): item for name, item in theirs.items()}

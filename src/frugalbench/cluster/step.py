@@ -10,7 +10,7 @@ import itertools
 import math
 from typing import Literal
 
-from frugalbench.cluster.collectives import hierarchical_all_reduce_s
+from frugalbench.cluster.collectives import all_reduce_s
 from frugalbench.cluster.topology import Cluster, Values
 from frugalbench.schema import Frozen
 
@@ -45,7 +45,7 @@ def step(cluster: Cluster, devices: int, scaling: Scaling, values: Values) -> St
     rate_flop_per_s = values["training.mfu"] * values["device.bf16_dense_flop_per_s"]
     compute_s = FLOP_PER_PARAMETER_TOKEN * parameters * token / devices / rate_flop_per_s
     size_bytes = parameters * values["training.gradient_bytes_per_parameter"]
-    communication_s = hierarchical_all_reduce_s(size_bytes, cluster.levels(devices, values))
+    communication_s = all_reduce_s(size_bytes, cluster.levels(devices, values))
     hidden_s = min(values["training.overlap"] * communication_s, BACKWARD_SHARE * compute_s)
     return Step(
         devices=devices,

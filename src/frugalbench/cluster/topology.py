@@ -4,13 +4,17 @@ A cluster is one kind of device in nested groups: a scale-up domain, a scale-out
 is either a figure of the device, by name, or an :class:`Input` with a source, marked when it is an assumption.
 """
 
+import math
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from frugalbench import paths
-from frugalbench.cluster.collectives import Link
+from frugalbench.cluster.collectives import Span
 from frugalbench.cluster.hardware import Hardware, convert, hardware, nearest, read_toml
+from frugalbench.cluster.published import constants as fitted
 from frugalbench.cluster.ranges import Range
 from frugalbench.schema import FrugalbenchError
 
@@ -19,6 +23,10 @@ MOST_DEVICES = 2**40
 LEAST, MOST = 1e-30, 1e30
 """No figure of a cluster lies beyond these."""
 
+_FITTED = ("alpha_s", "efficiency")
+"""What of a level comes from the fit where the file does not say."""
+Family = Literal["ring", "switch", "rack", "net"]
+"""Rings inside a node, in-switch reduction inside a node and inside a rack, and networks between nodes."""
 Values = dict[str, float]
 """One value for every ranged input of a cluster, by its name in :meth:`Cluster.inputs`."""
 
@@ -44,10 +52,13 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One ring of the onion."""
 
     name: str
-    alpha_s: Input
     bytes_per_s: Input | str
     """Per device, one direction, at the wire; a string names a figure of the device."""
-    efficiency: Input
+    family: Family | None = None
+    """Published tables whose fitted constants hold here; without it the two inputs below are needed."""
+    alpha_s: Input | None = None
+    """What a chunk needs from one rank to the next."""
+    efficiency: Input | None = None
     """Achieved bus bandwidth over the wire's."""
     fan_out: int | None = None
     """How many groups of the level below it joins; absent on the outermost level, which takes what is left."""
@@ -69,6 +80,24 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Tokens of one step per device, under weak scaling."""
 
 
+class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Expert-parallel inference over the whole cluster."""
+
+    model: str
+    ranks_per_device: int = 1
+    """Copies of attention on a device: dies of a package."""
+    expert_ranks: int
+    """Ranks that share the routed experts of a layer between them."""
+    exchange: Literal["cann", "other"]
+    """Published tables of dispatch and combine whose fitted constants hold."""
+    product_figure: str
+    """The device's figure of 8-bit products."""
+    product_share: Input
+    attention_share: Input
+    """Of the bf16 peak, by the attention kernel."""
+    memory_share: Input
+
+
 class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A cluster file."""
 
@@ -79,6 +108,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     last_devices: int
     level: tuple[Level, ...]
     training: Training
+    serving: Serving | None = None
 
     def hardware(self) -> Hardware:
         """The device's figures."""
@@ -100,31 +130,95 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         links = {key: value for level in self.level for key, value in self._link_inputs(level).items()}
         return {**training, **peak, **links}
 
-    def levels(self, devices: int, values: Values) -> list[tuple[int, Link]]:
-        """Fan-out and link of each level, innermost first, for a machine of that many devices."""
-        found, left = [], float(devices)
-        for level in self.level:
-            fan_out = left if level.fan_out is None else min(left, level.fan_out)
-            rate = values[f"{level.name}.bytes_per_s"] * values[f"{level.name}.efficiency"]
-            found.append((round(fan_out), Link(alpha_s=values[f"{level.name}.alpha_s"], bytes_per_s=rate)))
-            left = max(1.0, left / fan_out)
+    def levels(self, devices: int, values: Values) -> list[Span]:
+        """Each level, innermost first, as a machine of that many devices meets it."""
+        return self.spans(1, devices, values)
+
+    def spans(self, stride: int, size: int, values: Values) -> list[Span]:
+        """The levels as a group of ``size`` ranks meets them that lie ``stride`` devices apart."""
+        found, reach, below = [], 1.0, 1
+        for index, level in enumerate(self.level):
+            reach *= math.inf if level.fan_out is None else level.fan_out
+            within = max(below, round(min(max(reach / stride, 1.0), size)))
+            found.append(self._span(index, level, round(within / below), values))
+            below = within
         return found
+
+    def _span(self, index: int, level: Level, ranks: int, values: Values) -> Span:
+        pipelining, exchange_share = _fitted_shape(level.family, self.device, index > 0)
+        return Span(
+            ranks=ranks,
+            bytes_per_s=values[f"{level.name}.bytes_per_s"],
+            hop_s=values[f"{level.name}.alpha_s"],
+            efficiency=values[f"{level.name}.efficiency"],
+            pipelining=pipelining,
+            exchange_share=exchange_share,
+            between=index > 0,
+            in_switch=level.family in ("switch", "rack"),
+        )
 
     def _link_inputs(self, level: Level) -> dict[str, Range]:
         rate = level.bytes_per_s
         wire = self.hardware().require(rate) if isinstance(rate, str) else rate.range()
+        alpha, efficiency = (None if item is None else item.range() for item in (level.alpha_s, level.efficiency))
+        if level.family is not None:
+            usual_s, usual = fitted_ranges(level.family, self.device)
+            alpha, efficiency = alpha or usual_s, efficiency or usual
+        assert alpha is not None and efficiency is not None
         return {
-            f"{level.name}.alpha_s": level.alpha_s.range(),
+            f"{level.name}.alpha_s": alpha,
             f"{level.name}.bytes_per_s": wire,
-            f"{level.name}.efficiency": level.efficiency.range(),
+            f"{level.name}.efficiency": efficiency,
         }
 
     def assumptions(self) -> list[str]:
         """Names of the inputs that no document backs."""
+        return [name for name, item in self._stated().items() if isinstance(item, Input) and item.assumption]
+
+    def sources(self) -> dict[str, str]:
+        """Where each of :meth:`inputs` comes from."""
+        found = {"device.bf16_dense_flop_per_s": self.hardware().sources("bf16_dense_flop_per_s")}
+        for name, item in self._stated().items():
+            if isinstance(item, Input):
+                found[name] = f"assumed: {item.source}" if item.assumption else item.source
+            elif isinstance(item, str):
+                found[name] = self.hardware().sources(item)
+        for level in self.level:
+            text = f"fitted to published tables of '{level.family}' (data/network/constants.json)"
+            found |= {f"{level.name}.{key}": text for key in _FITTED if getattr(level, key) is None}
+        return found
+
+    def _stated(self) -> dict[str, Input | str | None]:
         given = {f"training.{field}": getattr(self.training, field) for field in Training.__struct_fields__[1:]}
         for level in self.level:
-            given |= {f"{level.name}.{f}": getattr(level, f) for f in ("alpha_s", "bytes_per_s", "efficiency")}
-        return [name for name, item in given.items() if isinstance(item, Input) and item.assumption]
+            given |= {f"{level.name}.{key}": getattr(level, key) for key in ("bytes_per_s", *_FITTED)}
+        return given
+
+
+def fitted_ranges(family: str, device: str) -> tuple[Range, Range]:
+    """Seconds of a hop and share of the wire out of the published tables of a family.
+
+    Widths: 95% of the rows (or systems) that were left out of the fit and are as far from it as this device. Shares
+    end at the wire: beyond it only networks that add up get, and no cluster here says that its network does.
+    """
+    known = fitted.shipped()
+    found = known.collective.family(family, device)
+    near = "device seen" if f"{family} | {device}" in known.collective.factors else "family only"
+    hop_s = found.latency * (found.net_s if family == "net" else found.up_s)
+    start, load = (known.spread[f"{near}, {part}"].width_95 for part in ("start-up", "bytes"))
+    low, value, high = (min(found.efficiency * math.exp(width), 1.0) for width in (-load, 0.0, load))
+    hop = Range(value=hop_s, low=hop_s * math.exp(-start), high=hop_s * math.exp(start))
+    return hop, Range(value=value, low=low, high=high)
+
+
+@cache
+def _fitted_shape(family: Family | None, device: str, between: bool) -> tuple[float, float]:
+    """Pipelining of chunks, and the all-to-all's share of the ring's rate, from the fit where there is one."""
+    if family is None:
+        return 1.0, 1.0
+    fit = fitted.shipped().collective
+    found, exchange = fit.family(family, device), fit.family("exchange net" if between else "exchange", device)
+    return found.pipelining, min(exchange.efficiency / found.efficiency, 1.0)
 
 
 def load(cluster: str | Path) -> Cluster:
@@ -157,6 +251,9 @@ def _find(cluster: str | Path) -> Path:
 def _check(cluster: Cluster, where: str) -> None:
     if len(cluster.level) > MOST_LEVELS or cluster.last_devices > MOST_DEVICES:
         raise FrugalbenchError(f"{where}: more than {MOST_LEVELS} levels, or more than {MOST_DEVICES} devices")
+    for level in cluster.level:
+        if level.family is None and (level.alpha_s is None or level.efficiency is None):
+            raise FrugalbenchError(f"{where}: level '{level.name}' needs 'family', or 'alpha_s' and 'efficiency'")
     for name, item in cluster.inputs().items():
         if not LEAST <= item.low <= item.high <= MOST:
             raise FrugalbenchError(f"{where}: '{name}' must be positive and between {LEAST:g} and {MOST:g}, not {item}")
@@ -167,6 +264,8 @@ def _check(cluster: Cluster, where: str) -> None:
     if not cluster.level or any(level.fan_out is None for level in cluster.level[:-1]):
         raise FrugalbenchError(f"{where}: every [[level]] but the outermost needs 'fan_out'; add it")
     names = [level.name for level in cluster.level]
+    if cluster.serving is not None and min(cluster.serving.ranks_per_device, cluster.serving.expert_ranks) < 1:
+        raise FrugalbenchError(f"{where}: 'ranks_per_device' and 'expert_ranks' of [serving] must be at least 1")
     if len(set(names)) < len(names):
         raise FrugalbenchError(f"{where}: two levels are called '{max(names, key=names.count)}'; names must differ")
     _check_counts(cluster, where)

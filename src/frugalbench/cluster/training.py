@@ -27,8 +27,6 @@ class Model(Frozen, frozen=True, kw_only=True):
     kv_heads: int | None = None
     gated: bool = False
     """Three matrices in the feed-forward part instead of two."""
-    active_share: float = 1.0
-    """Multiplied over all weights of a layer: below 1 for mixtures of experts."""
 
     @property
     def layer_parameters(self) -> float:
@@ -43,7 +41,7 @@ class Model(Frozen, frozen=True, kw_only=True):
 
     def flop_per_token(self, sequence: int, causal: bool = False) -> float:
         """Forward and backward pass: six per weight; attention over the square or, causal, its lower half."""
-        layer = 2 * self.layer_parameters * self.active_share + (2 if causal else 4) * sequence * self.hidden
+        layer = 2 * self.layer_parameters + (2 if causal else 4) * sequence * self.hidden
         return 3 * (self.layers * layer + 2 * self.hidden * self.vocab)
 
 
@@ -147,7 +145,7 @@ def step(model: Model, layout: Layout, machine: Machine, traffic: float) -> Shar
     layers = model.layers / layout.pipeline
     passes = 4.0 if layout.recompute == "full" else 3.0
     tokens = layout.micro * layout.sequence / layout.context
-    per_layer = 2 * model.layer_parameters * model.active_share + 4 * layout.sequence * model.hidden
+    per_layer = 2 * model.layer_parameters + 4 * layout.sequence * model.hidden
     core = tokens * 4 * layout.sequence * model.hidden if layout.recompute == "selective" else 0.0
     head = 3 * 2 * tokens * model.hidden * model.vocab / layout.tensor
     flop = layers * (passes * tokens * per_layer + core) / layout.tensor + head

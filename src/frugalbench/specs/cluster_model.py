@@ -8,12 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
 
-from frugalbench.cluster import estimands
+from frugalbench.cluster import estimands, parallel, serving, trillion
 from frugalbench.cluster.estimands import Facts
 from frugalbench.cluster.hardware import hardware, prices
 from frugalbench.cluster.step import Scaling
 from frugalbench.cluster.topology import load
-from frugalbench.schema import SCHEMA_VERSION, Case, Record, Skipped, Status, Tier
+from frugalbench.schema import SCHEMA_VERSION, Case, Record, Status, Tier
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
 
 WORKLOAD = "cluster_model"
@@ -22,9 +22,9 @@ CLUSTERS = ("cloudmatrix384", "nvl72")
 ANNOUNCED = ("atlas-950-superpod", "vera-rubin-nvl72")
 PER = {"system": "", "chip": " per chip", "kW": " per kW"}
 
-NO_INFERENCE = (
-    "expert-parallel inference is not modelled; published serving rates of the two systems are at different latencies"
-)
+DECODE_LIMIT_S = 0.05
+"""Between two tokens of a sequence: the published decoding rate's, rounded."""
+PHASES = {"decode": DECODE_LIMIT_S, "prefill": None}
 NO_POWER = "the power of Atlas 950 SuperPoD is not published"
 
 
@@ -41,8 +41,7 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:  # noqa: ARG0
     for cluster in (options["uniform"], *options["fragmented"]):
         load(cluster)
     cases = [case for claim in options["claims"] for case in _CASES[claim](options)]
-    skipped = (_skipped(),) if "net.supernode" in options["claims"] else ()
-    return Expansion(modelled=tuple(cases), skipped=skipped)
+    return Expansion(modelled=tuple(cases))
 
 
 def model(case: Case) -> Record:
@@ -60,7 +59,7 @@ def model(case: Case) -> Record:
         reason="" if known else NO_POWER,
         tier=Tier.MODELLED,
         facts=facts,
-        details=_details(params),
+        details=_details(params) | _more(case),
     )
 
 
@@ -82,6 +81,11 @@ def _supernode_cases(_: dict[str, Any]) -> list[Case]:
     return [
         *(peak(f"peak bf16{text}", shape, systems=SYSTEMS, per=per) for per, text in PER.items()),
         *(training(f"modelled training{text}", per=per) for per, text in PER.items()),
+        *(
+            training(f"modelled MoE {phase}{text}", estimand="inference", limit_s=limit_s, per=per)
+            for phase, limit_s in PHASES.items()
+            for per, text in PER.items()
+        ),
         *(peak(f"peak bf16{PER[per]}, announced", announced, systems=ANNOUNCED, per=per) for per in ("system", "chip")),
     ]
 
@@ -91,6 +95,18 @@ def _power_cases(_: dict[str, Any]) -> list[Case]:
     return [
         _case(claim, "peak bf16", shape, estimand="joule_per_flop", systems=SYSTEMS),
         _case(claim, "modelled training", shape, estimand="joule_per_token", systems=SYSTEMS, clusters=CLUSTERS),
+        *(
+            _case(
+                claim,
+                f"modelled MoE {phase}",
+                shape,
+                estimand="inference_joule_per_token",
+                systems=SYSTEMS,
+                clusters=CLUSTERS,
+                limit_s=limit_s,
+            )
+            for phase, limit_s in PHASES.items()
+        ),
         _case(claim, "peak bf16, announced", " / ".join(ANNOUNCED), estimand="unpublished_power", systems=ANNOUNCED),
     ]
 
@@ -101,17 +117,34 @@ def _price_cases(_: dict[str, Any]) -> list[Case]:
     return [_case("net.cheap_power", pair.name, shape, pair=pair.name, **common) for pair in prices().pair]
 
 
+def _trillion_cases(options: dict[str, Any]) -> list[Case]:
+    uniform = options["uniform"]
+    return [
+        _case(
+            "net.trillion", f"dense 1T on {load(name).last_devices} devices, {name}", f"{name} / {uniform}",
+            estimand="trillion", fragmented=name, uniform=uniform,
+        )
+        for name in options["fragmented"]
+    ]  # fmt: skip
+
+
 _CASES: dict[str, Callable[[dict[str, Any]], list[Case]]] = {
     "net.decay": _decay_cases,
     "net.supernode": _supernode_cases,
     "net.supernode_power": _power_cases,
     "net.cheap_power": _price_cases,
+    "net.trillion": _trillion_cases,
 }
 
 _ESTIMANDS: dict[str, Callable[[dict[str, Any]], Facts]] = {
     "decay": lambda p: estimands.decay(p["fragmented"], p["uniform"], p["scaling"]),
+    "trillion": lambda p: trillion.ratio(p["fragmented"], p["uniform"]),
     "peak": lambda p: estimands.peak(*_two(p["systems"]), p["per"]),
     "training": lambda p: estimands.training(_two(p["clusters"]), _two(p["systems"]), p["per"]),
+    "inference": lambda p: estimands.inference(_two(p["clusters"]), _two(p["systems"]), p["per"], p["limit_s"]),
+    "inference_joule_per_token": lambda p: estimands.inference_joule_per_token(
+        _two(p["clusters"]), _two(p["systems"]), p["limit_s"]
+    ),
     "joule_per_flop": lambda p: estimands.joule_per_flop(*p["systems"]),
     "joule_per_token": lambda p: estimands.joule_per_token(_two(p["clusters"]), _two(p["systems"])),
     "unpublished_power": lambda p: estimands.unpublished_power(*p["systems"]),
@@ -134,18 +167,31 @@ def _case(claim: str, regime: str, shape: str, **params: Any) -> Case:
     )
 
 
-def _skipped() -> Skipped:
-    case = _case("net.supernode", "modelled MoE inference", " / ".join(SYSTEMS), systems=SYSTEMS)
-    return Skipped(case=case, reason=NO_INFERENCE)
-
-
 def _details(params: dict[str, Any]) -> dict[str, Any]:
-    """What the numbers rest on: assumed inputs of the cluster files, and notes of the systems."""
+    """What the numbers rest on: inputs of the clusters with sources, which are assumed, and notes of the systems."""
     clusters = [*params.get("clusters", ()), *(params[key] for key in ("fragmented", "uniform") if key in params)]
     return {
+        "sources": {name: load(name).sources() for name in clusters},
         "assumptions": {name: load(name).assumptions() for name in clusters},
         "notes": {name: hardware(name).note for name in params.get("systems", ())},
     }
+
+
+def _more(case: Case) -> dict[str, Any]:
+    """Of single claims: the cuts of a model over a cluster, and sources of inputs that no cluster file holds."""
+    if "limit_s" in case.params:
+        return {"model_sources": serving.SOURCES, "shares": {name: _shares(name) for name in case.params["clusters"]}}
+    if case.variant != "net.trillion":
+        return {}
+    cuts = {key: trillion.described(case.params[key]) for key in ("fragmented", "uniform")}
+    return {"cuts": cuts, "model_sources": parallel.SOURCES}
+
+
+def _shares(name: str) -> dict[str, str]:
+    """Achieved shares of peak of a cluster's serving section, each with its source."""
+    found = serving.serving(load(name))
+    given = {key: getattr(found, key) for key in ("product_share", "attention_share", "memory_share")}
+    return {key: f"{item.value}{', assumed' if item.assumption else ''}: {item.source}" for key, item in given.items()}
 
 
 def _span(name: str) -> str:
