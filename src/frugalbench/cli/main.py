@@ -160,6 +160,22 @@ def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.add_argument(
         "cluster", metavar="CLUSTER", help="path, or name of a shipped cluster (uniform, fragmented, …)"
     )
+    _events(command)
+
+
+def _events(command: argparse.ArgumentParser) -> None:
+    """What ``simulate --events`` takes."""
+    command.add_argument(
+        "--events", action="store_true", help="play a cluster or a scene (mixed, two-jobs, …) event by event"
+    )
+    command.add_argument("--devices", type=int, metavar="N", help="with --events: devices instead of the file's")
+    command.add_argument("--steps", type=int, metavar="N", help="with --events: training steps")
+    command.add_argument("--seed", type=int, metavar="N", help="with --events: seed of stragglers and failures")
+    command.add_argument("--split", choices=("equal", "proportional"), help="with --events: tokens of unlike devices")
+    command.add_argument(
+        "--stragglers", type=float, metavar="S", help="with --events: spread of steps between devices (0.05: 5%%)"
+    )
+    command.add_argument("--unfolded", action="store_true", help="with --events: play every device by itself")
 
 
 def _selftest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

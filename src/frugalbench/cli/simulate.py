@@ -5,8 +5,10 @@ import argparse
 from frugalbench.cli import output
 from frugalbench.cluster.model import Row, simulate
 from frugalbench.cluster.ranges import Range
+from frugalbench.cluster.scene import shipped_scenes
 from frugalbench.cluster.topology import load
 from frugalbench.report.tables import Cell, Table
+from frugalbench.schema import FrugalbenchError
 from frugalbench.units import DASH, significant
 
 _COLUMNS = (
@@ -20,6 +22,11 @@ _COLUMNS = (
 
 def main(arguments: argparse.Namespace) -> int:
     """Print a modelled cluster's throughput over its size, with bounds, and what was assumed."""
+    if arguments.events:
+        from frugalbench.cli import events
+
+        return events.main(arguments)
+    _refuse_scenes(arguments)
     rows = simulate(arguments.cluster)
     if arguments.json:
         output.print_json(rows)
@@ -32,6 +39,14 @@ def main(arguments: argparse.Namespace) -> int:
     for line in load(arguments.cluster).assumptions():
         print(f"  {line}")
     return 0
+
+
+def _refuse_scenes(arguments: argparse.Namespace) -> None:
+    for name in ("devices", "steps", "seed", "split", "stragglers", "unfolded"):
+        if getattr(arguments, name) not in (None, False):
+            raise FrugalbenchError(f"simulate: --{name} belongs to --events; add it")
+    if arguments.cluster in shipped_scenes():
+        raise FrugalbenchError(f"'{arguments.cluster}' is a scene: frugalbench simulate {arguments.cluster} --events")
 
 
 def _table(rows: list[Row]) -> Table:

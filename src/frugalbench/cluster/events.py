@@ -17,6 +17,8 @@ from frugalbench.schema import Frozen
 
 SAME_TIME = 1e-12
 """Events this close, relative to the time, are one moment: links are shared anew once for all of them."""
+ROUNDING = 1e-9
+"""Of the time: a shorter loss is the last digits of a difference."""
 _WAITING, _DELAYED, _RUNNING = 0, 1, 2
 
 
@@ -102,7 +104,7 @@ class RankUse(Frozen, frozen=True, kw_only=True):
     copies: int
     busy_s: float
     waiting_s: float
-    """From the start to its last computation's end, without the computing."""
+    """From the start to the end of the program, without the computing."""
 
 
 class Outcome(Frozen, frozen=True, kw_only=True):
@@ -143,7 +145,6 @@ class _Engine:
         self.carried_bytes = [0.0] * links
         self.waiting_s = [0.0] * links
         self.rank_busy_s = [0.0] * len(program.last)
-        self.rank_end_s = [0.0] * len(program.last)
         self.entered: list[int] = []
         self.changed: set[int] = set()
         self.waits = list(program.waits)
@@ -209,7 +210,6 @@ class _Engine:
         rank = program.rank[task]
         if rank >= 0:
             self.rank_busy_s[rank] += program.amount[task]
-            self.rank_end_s[rank] = now_s
         elif self.rate[task] > 0:
             self._leave(task, now_s)
         ready = []
@@ -232,7 +232,9 @@ class _Engine:
                 self.changed.add(link)
             else:
                 self.busy_s[link] += now_s - self.busy_since_s[link]
-        self.waiting_s[self.limit[task]] += max(0.0, now_s - self.begun_s[task] - alone_s)
+        lost_s = now_s - self.begun_s[task] - alone_s
+        if lost_s > ROUNDING * now_s:
+            self.waiting_s[self.limit[task]] += lost_s
 
     def _share(self, now_s: float) -> None:
         """New rates for what entered or lost a neighbour at this moment; nothing else is looked at."""
@@ -304,7 +306,7 @@ class _Engine:
                     name=name,
                     copies=program.rank_copies[rank],
                     busy_s=self.rank_busy_s[rank],
-                    waiting_s=self.rank_end_s[rank] - self.rank_busy_s[rank],
+                    waiting_s=end_s - self.rank_busy_s[rank],
                 )
                 for rank, name in enumerate(program.rank_names)
             ),
