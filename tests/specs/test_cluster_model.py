@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from frugalbench.cluster import estimands
+from frugalbench.cluster import estimands, pool
 from frugalbench.cluster.hardware import hardware, prices
 from frugalbench.schema import FrugalbenchError, Record, Status, Tier, decode_record, encode
 from frugalbench.specs import cluster_model as spec
@@ -29,7 +29,8 @@ def bounds(record: Record) -> tuple[float, float, float]:
 
 def test_every_case_gives_a_modelled_ratio_with_bounds_and_source() -> None:
     found = records()
-    assert {claim for claim, _ in found} == {"net.decay", "net.supernode", "net.supernode_power", "net.cheap_power"}
+    judged = {"net.decay", "net.supernode", "net.supernode_power", "net.cheap_power", "net.hetero", "net.memory_pool"}
+    assert {claim for claim, _ in found} == judged
     assert len({record.case.id for record in found.values()}) == len(found)
     for record in found.values():
         assert record.tier is Tier.MODELLED and record.comparison == "cluster_model" and record.replicate == 1
@@ -53,7 +54,7 @@ def test_power_per_flop_takes_opposite_ends_of_both_systems() -> None:
 
 
 def test_joules_per_token_and_throughput_per_kilowatt_are_inverse() -> None:
-    found = records()
+    found = records(claims=["net.supernode", "net.supernode_power"])
     low, value, high = bounds(found["net.supernode", "modelled training per kW"])
     energy = bounds(found["net.supernode_power", "modelled training"])
     assert energy == pytest.approx((1 / high, 1 / value, 1 / low))
@@ -72,6 +73,43 @@ def test_unpublished_power_is_a_skip_with_its_sensitivity() -> None:
     assert record.status is Status.SKIPPED and "not published" in record.reason
     assert record.facts["ratio"].value is None and record.facts["ratio"].low is None
     assert record.facts["power_at_threshold_w"].value == pytest.approx(1.5 * 190e3 / 288e15 * 4481024e12)
+
+
+def test_a_mix_waits_for_its_slower_kind_unless_work_follows_speed() -> None:
+    found = records(claims=["net.hetero"])
+    assert len(found) == 4
+    for name in ("mixed", "mixed-h800"):
+        equal, proportional = (found["net.hetero", f"{split} split, {name}"] for split in spec.SPLITS)
+        fast, slow = (equal.facts[f"part_{part}_flop_per_s"].value for part in (1, 2))
+        assert bounds(equal)[1] == pytest.approx(2 * slow / (fast + slow), rel=0.03)
+        assert bounds(equal)[1] < 0.95 < bounds(proportional)[1] < 1
+        assert proportional.facts["rounding_loss"].high > 0 == equal.facts["rounding_loss"].high
+        assert "bridge" in equal.details["assumptions"][name]
+        whole = proportional.facts["mix_token_per_s"].value / proportional.facts["sum_token_per_s"].value
+        assert whole == pytest.approx(bounds(proportional)[1])
+
+
+def test_kinds_that_may_be_equally_fast_may_lose_nothing() -> None:
+    """A100 and Ascend 910B overlap in speed, so the upper bound of an equal split is not at a corner."""
+    found = records(claims=["net.hetero"])
+    assert bounds(found["net.hetero", "equal split, mixed"])[2] == pytest.approx(1, abs=0.01)
+    assert bounds(found["net.hetero", "equal split, mixed-h800"])[2] < 0.95
+
+
+def test_a_remote_quarter_costs_what_its_link_says() -> None:
+    found = records(claims=["net.memory_pool"])
+    pooled = found["net.memory_pool", "decode, UnifiedBus pool"]
+    low, value, high = bounds(pooled)
+    assert value == pytest.approx(1 / 2692 / (0.25 / 294))
+    assert high == pytest.approx(1 / 2692 / (0.25 / 302)) and low == pytest.approx(
+        1 / 2692 / (0.75 / 2692 + 0.25 / 294)
+    )
+    needed = pooled.facts["link_at_threshold_bytes_per_s"].value
+    assert pool._kept({"local": 2692e9, "remote": needed, "overlap": 1.0}) == pytest.approx(0.8)
+    card = found["net.memory_pool", "decode, CXL card"]
+    assert card.status is Status.SKIPPED and "CXL" in card.reason and card.facts["ratio"].value is None
+    waits = card.facts["ratio_if_loads_wait"]
+    assert (waits.low, waits.high) == (pytest.approx(0.5), pytest.approx(0.8))
 
 
 def test_fragmentation_is_shown_beside_the_decay_of_the_uniform_cluster() -> None:
@@ -112,6 +150,8 @@ def test_a_recalled_figure_cannot_enter_a_ratio(monkeypatch: pytest.MonkeyPatch,
         ({"claims": ["net.decoy"]}, "did you mean 'net.decay'"),
         ({"fragmented": ["fragmentd"]}, "did you mean 'fragmented'"),
         ({"uniform": 3}, "'uniform' must be a string"),
+        ({"mixes": ["mixt"]}, "did you mean 'mixed'"),
+        ({"mixes": ["slow-link"], "claims": ["net.hetero"]}, "needs two kinds of device"),
     ],
 )
 def test_bad_options_name_the_nearest(options: dict[str, Any], message: str) -> None:

@@ -5,6 +5,7 @@ sites that exchange only every few steps. A cluster's name alone is a scene in w
 Devices are numbered from 0; neighbours in number are neighbours on the fabric.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -132,7 +133,7 @@ class Scene(_Part, frozen=True, kw_only=True):
 
     def fabric(self) -> Cluster:
         """The cluster that it happens on."""
-        return load(self.cluster)
+        return _shipped(self.cluster) if Path(self.cluster).suffix != ".toml" else load(self.cluster)
 
     def size(self) -> int:
         """Number of devices."""
@@ -267,6 +268,11 @@ def _check_numbers(scene: Scene, where: str) -> None:
         )
     if scene.failures and (scene.failures.checkpoint_steps < 1 or not 0 < scene.failures.days <= 3650):
         raise FrugalbenchError(f"{where}: [failures] needs 'checkpoint_steps' of at least 1 and up to 3650 'days'")
+
+
+@cache
+def _shipped(cluster: str) -> Cluster:
+    return load(cluster)
 
 
 def _beside(scene: Scene, path: Path) -> Scene:

@@ -9,6 +9,7 @@ Gradients are reduced and scattered inside, all-reduced outside, gathered inside
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -80,12 +81,13 @@ def tokens_of(kinds: dict[str, int], device_token: float, rates: dict[str, float
     if scene.split == "equal":
         roundings = [{max(1, round(device_token / unit))}] * len(kinds)
     choices = [dict(zip(kinds, choice, strict=True)) for choice in itertools.product(*roundings)]
-    best = max(choices, key=lambda item: _pace(item, kinds, rates))
+    best = max(choices, key=lambda item: pace(item, kinds, rates))
     return {kind: float(unit * sequences) for kind, sequences in best.items()}
 
 
-def _pace(sequences: dict[str, int], kinds: dict[str, int], rates: dict[str, float]) -> float:
-    return sum(kinds[k] * s for k, s in sequences.items()) / max(s / rates[k] for k, s in sequences.items())
+def pace(tokens: Mapping[str, float], kinds: Mapping[str, int], rates: Mapping[str, float]) -> float:
+    """Throughput, up to a factor, of devices that each compute their tokens and wait for the slowest."""
+    return sum(kinds[kind] * n for kind, n in tokens.items()) / max(n / rates[kind] for kind, n in tokens.items())
 
 
 class _Builder:
