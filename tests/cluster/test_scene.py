@@ -229,6 +229,7 @@ BASE = (Path(__file__).parents[2] / "configs" / "scenes" / "mixed.toml").read_te
         ("high = 0.56", "high = 1.56", "cannot exceed 1"),
         ("value = 0.514", "value = -0.514", "must be positive"),
         ("sequence_token = 8192", 'pooled = ["scale-outt"]', "did you mean 'scale-out'"),
+        ("sequence_token = 8192", 'pooled = ["scale-up"]', "innermost level"),
         ("sequence_token = 8192", "job = [{ name = 'a', devices = 200 }]", "take 200 of 128"),
         ("sequence_token = 8192", "slow_device = [{ device = 128, factor = 2.0 }]", "devices are 0 to 127"),
         ("sequence_token = 8192", "slow_device = [{ device = 1, factor = 0.0 }]", "'factor' must be positive"),

@@ -225,6 +225,8 @@ def checked(scene: Scene, where: str) -> Scene:
     ):
         if level not in names:
             raise FrugalbenchError(f"{where}: {cluster.name} has no level '{level}'" + nearest(level, names))
+    if names[0] in scene.pooled:
+        raise FrugalbenchError(f"{where}: 'pooled' names the innermost level, below which there are no groups")
     _check_devices(scene, where)
     _check_numbers(scene, where)
     for name, item in scene.inputs().items():
