@@ -15,8 +15,9 @@ from frugalbench.cluster import step as closed
 from frugalbench.cluster.events import run
 from frugalbench.cluster.failures import replay
 from frugalbench.cluster.jitter import binomial, slowest
+from frugalbench.cluster.placement import achieved_flop_per_s, tokens_of
 from frugalbench.cluster.scene import Job, Outer, Scene, SlowDevice, SlowLink, Stragglers, load_scene, shipped_scenes
-from frugalbench.cluster.scene_program import achieved_flop_per_s, build, tokens_of
+from frugalbench.cluster.scene_program import build
 from frugalbench.cluster.scene_run import parts, play, reference, tdp_w, throughput
 from frugalbench.cluster.topology import Input
 from frugalbench.schema import FrugalbenchError, encode

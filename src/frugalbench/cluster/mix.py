@@ -5,9 +5,9 @@ from functools import lru_cache
 
 import msgspec
 
+from frugalbench.cluster.placement import achieved_flop_per_s, pace, tokens_of
 from frugalbench.cluster.ranges import Range, propagate, spanning
 from frugalbench.cluster.scene import PEAK, Scene, load_scene
-from frugalbench.cluster.scene_program import achieved_flop_per_s, pace, tokens_of
 from frugalbench.cluster.scene_run import parts, throughput
 from frugalbench.cluster.topology import Values
 from frugalbench.schema import FrugalbenchError, Quantity

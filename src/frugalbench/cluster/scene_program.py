@@ -7,17 +7,16 @@ Gradients are reduced and scattered inside, all-reduced outside, gathered inside
 :func:`frugalbench.cluster.collectives.hierarchical_all_reduce_s`; devices wait for their own group only.
 """
 
-import itertools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
 from frugalbench.cluster.collectives import Link, ring_all_reduce_s, ring_traffic_bytes, tree_all_reduce_s
 from frugalbench.cluster.events import Program
-from frugalbench.cluster.fold import Device, Folded, Leaf, Path, fold
+from frugalbench.cluster.fold import Folded, Leaf, Path, fold
 from frugalbench.cluster.jitter import slowest
-from frugalbench.cluster.scene import PEAK, Scene
+from frugalbench.cluster.placement import achieved_flop_per_s, devices_of, tokens_of
+from frugalbench.cluster.scene import Scene
 from frugalbench.cluster.sharing import Uses
 from frugalbench.cluster.step import BACKWARD_SHARE, FLOP_PER_PARAMETER_TOKEN
 from frugalbench.cluster.topology import Values
@@ -61,42 +60,13 @@ def build(scene: Scene, values: Values, alike: bool = True, only: int | None = N
     return _Builder(scene, values, alike, only).build()
 
 
-def achieved_flop_per_s(kind: str, values: Values) -> float:
-    """Of one device while it computes."""
-    return values[f"{kind}.mfu"] * values[f"{kind}.{PEAK}"]
-
-
-def tokens_of(kinds: dict[str, int], device_token: float, rates: dict[str, float], scene: Scene) -> dict[str, float]:
-    """Tokens of one device of each kind. ``device_token`` on the mean; ``kinds`` are numbers of devices.
-
-    In whole sequences the best of the roundings up and down of every kind is taken.
-    """
-    total = sum(kinds.values())
-    speed = sum(rates[kind] * number for kind, number in kinds.items()) / total
-    exactly = {kind: device_token * (rates[kind] / speed if scene.split == "proportional" else 1.0) for kind in kinds}
-    if scene.sequence_token is None:
-        return exactly
-    unit = scene.sequence_token
-    roundings = [{max(1, math.floor(share / unit)), max(1, math.ceil(share / unit))} for share in exactly.values()]
-    if scene.split == "equal":
-        roundings = [{max(1, round(device_token / unit))}] * len(kinds)
-    choices = [dict(zip(kinds, choice, strict=True)) for choice in itertools.product(*roundings)]
-    best = max(choices, key=lambda item: pace(item, kinds, rates))
-    return {kind: float(unit * sequences) for kind, sequences in best.items()}
-
-
-def pace(tokens: Mapping[str, float], kinds: Mapping[str, int], rates: Mapping[str, float]) -> float:
-    """Throughput, up to a factor, of devices that each compute their tokens and wait for the slowest."""
-    return sum(kinds[kind] * n for kind, n in tokens.items()) / max(n / rates[kind] for kind, n in tokens.items())
-
-
 class _Builder:
     def __init__(self, scene: Scene, values: Values, alike: bool, only: int | None) -> None:
         self.scene, self.values = scene, values
         self.jobs = range(len(scene.jobs())) if only is None else range(only, only + 1)
         self.cluster = scene.fabric()
         self.levels = [level.name for level in self.cluster.level]
-        self.folded: Folded = fold(_devices(scene, self.levels, self.jobs), self._fan_outs(), alike)
+        self.folded: Folded = fold(devices_of(scene, self.levels, self.jobs), self._fan_outs(), alike)
         self.built = Built(leaves=[leaf for leaf in self.folded.leaves if leaf.device.job >= 0])
         self.random = Random(scene.seed)
         self.program = self.built.program
@@ -310,33 +280,3 @@ class _Builder:
             i: flop * shares[leaves[i].device.kind] / rates[leaves[i].device.kind] * leaves[i].device.pace for i in own
         }
         return seconds, sum(shares[kind] * number for kind, number in kinds.items())
-
-
-def _devices(scene: Scene, levels: list[str], wanted: range) -> list[Device]:
-    kinds = [kind for kind, number in scene.kinds() for _ in range(number)]
-    paces = {item.device: item.factor for item in scene.slow_device}
-    slow: dict[int, list[float]] = {}
-    for item in scene.slow_link:
-        slow.setdefault(item.device, [1.0] * len(levels))[levels.index(item.level)] = item.factor
-    links = {number: tuple(factors) for number, factors in slow.items()}
-    jobs = [job if job in wanted else -1 for job in _jobs(scene)]
-    return [
-        Device(job=jobs[number], kind=kind, pace=paces.get(number, 1.0), links=links.get(number, ()))
-        for number, kind in enumerate(kinds)
-    ]
-
-
-def _jobs(scene: Scene) -> list[int]:
-    """The job of every device; -1 for those that have none."""
-    sizes, total = [job.devices for job in scene.jobs()], scene.size()
-    blocks = 1
-    if scene.placement == "spread":
-        room = math.prod(level.fan_out or 1 for level in scene.fabric().level[:-1])
-        blocks = max(1, total // room)
-        if bad := [size for size in sizes if size % blocks]:
-            raise FrugalbenchError(
-                f"{scene.name}: a job of {bad[0]} devices does not spread evenly over {blocks} groups"
-            )
-    block = [job for job, size in enumerate(sizes) for _ in range(size // blocks)]
-    block += [-1] * (total // blocks - len(block))
-    return block * blocks
