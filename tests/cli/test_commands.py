@@ -224,6 +224,36 @@ def test_simulate_cuts_of_a_model(call) -> None:
     assert "--model" in call("simulate", "uniform", "--tp", "8").is_problem().err
 
 
+@pytest.mark.parametrize("scene", ["two-jobs", "uniform"])
+def test_simulate_events(call, scene) -> None:
+    options = ("--events", "--steps", "3", "--stragglers", "0.05", "--seed", "2")
+    played = call("simulate", scene, *options, "--json").json
+    assert played["tier"] == "modelled" and played["links"] and played["ranks"] and played["seed"] == 2
+    for job in played["jobs"]:
+        assert job["steps"] == 3 and job["step_s"]["median_s"] < job["step_s"]["longest_s"]
+        assert job["device_j"] is None and 0 < job["kept"] <= 1
+    shown = call("simulate", scene, *options).out
+    assert "modelled" in shown and "Links" in shown and "Ranks" in shown and "kept" in shown
+    single = call("simulate", scene, "--events", "--devices", "1024", "--unfolded", "--json").json
+    assert single["leaves"] == 1024 == len(single["ranks"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mixed",), "simulate mixed --events"),
+        (("uniform", "--stragglers", "0.1"), "--stragglers belongs to --events"),
+        (("mixd", "--events"), "did you mean 'mixed'"),
+        (("uniform", "--events", "--devices", "12"), "8 and 16"),
+        (("uniform", "--events", "--stragglers", "-1"), "spread of 0 to 3"),
+        (("uniform", "--events", "--steps", "0"), "'steps' must be 1"),
+    ],
+)
+def test_simulate_events_names_what_is_wrong(call, arguments, message) -> None:
+    problem = call("simulate", *arguments)
+    assert problem.code == 2 and message in problem.err and problem.err.count("\n") <= 2
+
+
 # Run: what the command makes of a finished session
 
 

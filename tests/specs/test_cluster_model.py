@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from frugalbench import paths
-from frugalbench.cluster import estimands
+from frugalbench.cluster import estimands, pool
 from frugalbench.cluster.hardware import hardware, prices
 from frugalbench.cluster.topology import load
 from frugalbench.schema import FrugalbenchError, Record, Status, Tier, decode_record, encode
@@ -38,13 +38,8 @@ def bounds(record: Record) -> tuple[float, float, float]:
 
 def test_every_case_gives_a_modelled_ratio_with_bounds_and_source() -> None:
     found = every()
-    assert {claim for claim, _ in found} == {
-        "net.decay",
-        "net.supernode",
-        "net.supernode_power",
-        "net.cheap_power",
-        "net.trillion",
-    }
+    judged = {"net.decay", "net.supernode", "net.supernode_power", "net.cheap_power", "net.trillion", "net.hetero"}
+    assert {claim for claim, _ in found} == judged | {"net.memory_pool"}
     assert len({record.case.id for record in found.values()}) == len(found)
     for record in found.values():
         assert record.tier is Tier.MODELLED and record.comparison == "cluster_model" and record.replicate == 1
@@ -97,6 +92,43 @@ def test_every_input_of_a_cluster_names_its_source_in_the_record() -> None:
         assert record.details["sources"][name].keys() == load(name).inputs().keys()
         assert all(record.details["sources"][name].values())
         assert "fitted" in record.details["sources"][name]["scale-up.efficiency"]
+
+
+def test_a_mix_waits_for_its_slower_kind_unless_work_follows_speed() -> None:
+    found = records(claims=["net.hetero"])
+    assert len(found) == 4
+    for name in ("mixed", "mixed-h800"):
+        equal, proportional = (found["net.hetero", f"{split} split, {name}"] for split in spec.SPLITS)
+        fast, slow = (equal.facts[f"part_{part}_flop_per_s"].value for part in (1, 2))
+        assert bounds(equal)[1] == pytest.approx(2 * slow / (fast + slow), rel=0.03)
+        assert bounds(equal)[1] < 0.95 < bounds(proportional)[1] < 1
+        assert proportional.facts["rounding_loss"].high > 0 == equal.facts["rounding_loss"].high
+        assert "bridge" in equal.details["assumptions"][name]
+        whole = proportional.facts["mix_token_per_s"].value / proportional.facts["sum_token_per_s"].value
+        assert whole == pytest.approx(bounds(proportional)[1])
+
+
+def test_kinds_that_may_be_equally_fast_may_lose_nothing() -> None:
+    """A100 and Ascend 910B overlap in speed, so the upper bound of an equal split is not at a corner."""
+    found = records(claims=["net.hetero"])
+    assert bounds(found["net.hetero", "equal split, mixed"])[2] == pytest.approx(1, abs=0.01)
+    assert bounds(found["net.hetero", "equal split, mixed-h800"])[2] < 0.95
+
+
+def test_a_remote_quarter_costs_what_its_link_says() -> None:
+    found = records(claims=["net.memory_pool"])
+    pooled = found["net.memory_pool", "decode, UnifiedBus pool"]
+    low, value, high = bounds(pooled)
+    assert value == pytest.approx(1 / 2692 / (0.25 / 294))
+    assert high == pytest.approx(1 / 2692 / (0.25 / 302)) and low == pytest.approx(
+        1 / 2692 / (0.75 / 2692 + 0.25 / 294)
+    )
+    needed = pooled.facts["link_at_threshold_bytes_per_s"].value
+    assert pool._kept({"local": 2692e9, "remote": needed, "overlap": 1.0}) == pytest.approx(0.8)
+    card = found["net.memory_pool", "decode, CXL card"]
+    assert card.status is Status.SKIPPED and "CXL" in card.reason and card.facts["ratio"].value is None
+    waits = card.facts["ratio_if_loads_wait"]
+    assert (waits.low, waits.high) == (pytest.approx(0.5), pytest.approx(0.8))
 
 
 def test_fragmentation_is_shown_beside_the_decay_of_the_uniform_cluster() -> None:
@@ -172,6 +204,8 @@ def test_a_recalled_figure_cannot_enter_a_ratio(monkeypatch: pytest.MonkeyPatch,
         ({"claims": ["net.decoy"]}, "did you mean 'net.decay'"),
         ({"fragmented": ["fragmentd"]}, "did you mean 'fragmented'"),
         ({"uniform": 3}, "'uniform' must be a string"),
+        ({"mixes": ["mixt"]}, "did you mean 'mixed'"),
+        ({"mixes": ["slow-link"], "claims": ["net.hetero"]}, "needs two kinds of device"),
     ],
 )
 def test_bad_options_name_the_nearest(options: dict[str, Any], message: str) -> None:

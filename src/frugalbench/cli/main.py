@@ -188,9 +188,24 @@ def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     command.add_argument("--format", choices=("terminal", "md"), default="terminal", help="of --against")
     command.add_argument("--model", metavar="NAME", help="train this published shape instead, cut in the fastest ways")
-    command.add_argument("--devices", type=int, metavar="N", help="of --model; the cluster's unless given")
+    command.add_argument("--devices", type=int, metavar="N", help="of --model and --events; the file's unless given")
     for flag, what in (("tp", "tensor"), ("pp", "pipeline"), ("dp", "data"), ("ep", "expert")):
         command.add_argument(f"--{flag}", type=int, metavar="N", help=f"degree of {what} parallelism, with --model")
+    _events(command)
+
+
+def _events(command: argparse.ArgumentParser) -> None:
+    """What ``simulate --events`` takes."""
+    command.add_argument(
+        "--events", action="store_true", help="play a cluster or a scene (mixed, two-jobs, …) event by event"
+    )
+    command.add_argument("--steps", type=int, metavar="N", help="with --events: training steps")
+    command.add_argument("--seed", type=int, metavar="N", help="with --events: seed of stragglers and failures")
+    command.add_argument("--split", choices=("equal", "proportional"), help="with --events: tokens of unlike devices")
+    command.add_argument(
+        "--stragglers", type=float, metavar="S", help="with --events: spread of steps between devices (0.05: 5%%)"
+    )
+    command.add_argument("--unfolded", action="store_true", help="with --events: play every device by itself")
 
 
 def _selftest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -6,6 +6,7 @@ from frugalbench.cli import output
 from frugalbench.cluster.model import Row, simulate
 from frugalbench.cluster.ranges import Range
 from frugalbench.cluster.splits import Wanted
+from frugalbench.cluster.scene import shipped_scenes
 from frugalbench.cluster.topology import load
 from frugalbench.cluster.whatif import Cut, cuts
 from frugalbench.report.tables import Cell, Table
@@ -31,10 +32,16 @@ def main(arguments: argparse.Namespace) -> int:
         from frugalbench.cli import against
 
         return against.main(arguments)
+    if arguments.events:
+        from frugalbench.cli import events
+
+        return events.main(arguments)
+    _refuse_scenes(arguments)
     if arguments.model is not None:
         return _cuts(arguments)
     if given := [f"--{name}" for name in _DEGREES if getattr(arguments, name) is not None]:
-        raise FrugalbenchError(f"simulate: {given[0]} needs --model NAME, a shape of the package's list")
+        other = ", or --events" if given[0] == "--devices" else ""
+        raise FrugalbenchError(f"simulate: {given[0]} needs --model NAME, a shape of the package's list{other}")
     rows = simulate(arguments.cluster)
     if arguments.json:
         output.print_json(rows)
@@ -85,6 +92,14 @@ def _cut_line(item: Cut) -> tuple[Cell, ...]:
     chunks = f"{item.interleave}{'+' if item.recompute else ''}"
     shares = (f"{item.exposed_share.value:.0%}", f"{item.bubble_share.value:.0%}")
     return tuple(Cell(text) for text in (*map(str, degrees), chunks, _text(item.token_per_s), mfu, *shares, memory))
+
+
+def _refuse_scenes(arguments: argparse.Namespace) -> None:
+    for name in ("steps", "seed", "split", "stragglers", "unfolded"):
+        if getattr(arguments, name) not in (None, False):
+            raise FrugalbenchError(f"simulate: --{name} belongs to --events; add it")
+    if arguments.cluster in shipped_scenes():
+        raise FrugalbenchError(f"'{arguments.cluster}' is a scene: frugalbench simulate {arguments.cluster} --events")
 
 
 def _table(rows: list[Row]) -> Table:

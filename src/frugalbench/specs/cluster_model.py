@@ -8,9 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
 
-from frugalbench.cluster import estimands, parallel, serving, trillion
+from frugalbench.cluster import estimands, mix, parallel, pool, serving, trillion
 from frugalbench.cluster.estimands import Facts
 from frugalbench.cluster.hardware import hardware, prices
+from frugalbench.cluster.scene import load_scene
 from frugalbench.cluster.step import Scaling
 from frugalbench.cluster.topology import load
 from frugalbench.schema import SCHEMA_VERSION, Case, Record, Status, Tier
@@ -25,16 +26,21 @@ PER = {"system": "", "chip": " per chip", "kW": " per kW"}
 DECODE_LIMIT_S = 0.05
 """Between two tokens of a sequence: the published decoding rate's, rounded."""
 PHASES = {"decode": DECODE_LIMIT_S, "prefill": None}
+NO_CXL = "no bandwidth of a CXL link was read; the record holds the link that the threshold asks for"
+SPLITS = ("equal", "proportional")
+POOL, CXL = "ascend-910c", "h100-sxm"
 NO_POWER = "the power of Atlas 950 SuperPoD is not published"
 
 
 def expand(settings: Settings, machine: MachineView) -> Expansion:  # noqa: ARG001
     """One modelled case per claim and regime.
 
-    Options: ``claims`` (list of claim ids), ``uniform`` (cluster), ``fragmented`` (list of clusters).
+    Options: ``claims`` (list of claim ids), ``uniform`` (cluster), ``fragmented`` (list of clusters), ``mixes`` (list
+    of scenes with two kinds of device).
     Raises :class:`FrugalbenchError` for an unknown key, claim or cluster.
     """
     defaults = {"claims": list(_CASES), "uniform": "uniform", "fragmented": ["fragmented", "islands"]}
+    defaults["mixes"] = ["mixed", "mixed-h800"]
     options = take(settings, defaults)
     for claim in options["claims"]:
         choose(settings, "claim", claim, _CASES)
@@ -56,7 +62,7 @@ def model(case: Case) -> Record:
         case=case,
         replicate=1,
         status=Status.OK if known else Status.SKIPPED,
-        reason="" if known else NO_POWER,
+        reason="" if known else _REASONS[case.variant],
         tier=Tier.MODELLED,
         facts=facts,
         details=_details(params) | _more(case),
@@ -128,13 +134,34 @@ def _trillion_cases(options: dict[str, Any]) -> list[Case]:
     ]  # fmt: skip
 
 
+def _hetero_cases(options: dict[str, Any]) -> list[Case]:
+    return [
+        _case("net.hetero", f"{split} split, {name}", shape, estimand="hetero", scene=name, split=split)
+        for name in options["mixes"]
+        for shape in (" + ".join(f"{number} {kind}" for kind, number in load_scene(name).kinds()),)
+        for split in SPLITS
+    ]
+
+
+def _pool_cases(_: dict[str, Any]) -> list[Case]:
+    case = partial(_case, "net.memory_pool")
+    return [
+        case("decode, UnifiedBus pool", POOL, estimand="pooled", device=POOL),
+        case("decode, CXL card", CXL, estimand="unknown_link", device=CXL),
+    ]
+
+
 _CASES: dict[str, Callable[[dict[str, Any]], list[Case]]] = {
     "net.decay": _decay_cases,
     "net.supernode": _supernode_cases,
     "net.supernode_power": _power_cases,
     "net.cheap_power": _price_cases,
     "net.trillion": _trillion_cases,
+    "net.hetero": _hetero_cases,
+    "net.memory_pool": _pool_cases,
 }
+
+_REASONS = {"net.supernode_power": NO_POWER, "net.memory_pool": NO_CXL}
 
 _ESTIMANDS: dict[str, Callable[[dict[str, Any]], Facts]] = {
     "decay": lambda p: estimands.decay(p["fragmented"], p["uniform"], p["scaling"]),
@@ -148,6 +175,9 @@ _ESTIMANDS: dict[str, Callable[[dict[str, Any]], Facts]] = {
     "joule_per_flop": lambda p: estimands.joule_per_flop(*p["systems"]),
     "joule_per_token": lambda p: estimands.joule_per_token(_two(p["clusters"]), _two(p["systems"])),
     "unpublished_power": lambda p: estimands.unpublished_power(*p["systems"]),
+    "hetero": lambda p: mix.hetero(p["scene"], p["split"]),
+    "pooled": lambda p: pool.pooled(p["device"]),
+    "unknown_link": lambda p: pool.unknown_link(p["device"]),
     "electricity_cost": lambda p: estimands.electricity_cost(_two(p["clusters"]), _two(p["systems"]), p["pair"]),
 }
 
@@ -170,9 +200,12 @@ def _case(claim: str, regime: str, shape: str, **params: Any) -> Case:
 def _details(params: dict[str, Any]) -> dict[str, Any]:
     """What the numbers rest on: inputs of the clusters with sources, which are assumed, and notes of the systems."""
     clusters = [*params.get("clusters", ()), *(params[key] for key in ("fragmented", "uniform") if key in params)]
+    assumed = {name: load(name).assumptions() for name in clusters}
+    if scene := params.get("scene"):
+        assumed[scene] = load_scene(scene).assumptions()
     return {
         "sources": {name: load(name).sources() for name in clusters},
-        "assumptions": {name: load(name).assumptions() for name in clusters},
+        "assumptions": assumed,
         "notes": {name: hardware(name).note for name in params.get("systems", ())},
     }
 
