@@ -151,8 +151,20 @@ def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument("base", metavar="BASE")
     command.add_argument("new", metavar="NEW")
     command.add_argument(
-        "--fail-above", type=float, metavar="PCT", help="exit 1 when a case is slower by more than PCT percent"
+        "--fail-above",
+        type=float,
+        metavar="PCT",
+        help="exit 1 when a case is surely slower, and by more than PCT percent",
     )
+    command.add_argument(
+        "--gates",
+        default="all",
+        metavar="LIST",
+        help="what exits 1 without any statistics, separated by commas: status, work, bytes, memory, placement, "
+        "accuracy, conformance (default: all; none)",
+    )
+    command.add_argument("--format", choices=("terminal", "md"), default="terminal")
+    command.add_argument("--junit", metavar="FILE", help="also write JUnit XML: a regression is a failed test")
 
 
 def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
