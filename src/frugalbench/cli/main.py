@@ -204,6 +204,14 @@ def _versus(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="file.py:function called once in each fresh process; what it returns is passed to the arm. "
         "Once for all arms, or once for each",
     )
+    command.add_argument(
+        "--env",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="virtual environment, or folder of pip install --target, that the arm imports from first: once for each "
+        "arm, or several for one arm (base against head)",
+    )
     command.add_argument("--check", action="store_true", help="stop unless all arms return the same value")
     command.add_argument("--time-budget", type=float, default=60.0, metavar="S", help="seconds at most (60)")
     command.add_argument(

@@ -72,6 +72,7 @@ def _measure(arguments: argparse.Namespace, path: Path) -> "Run":
         ignore_failure=arguments.ignore_failure,
         threads=arguments.threads or machine.logical_cores,
         seed=arguments.seed,
+        envs=tuple(arguments.env),
     )
     planned = plan(arguments.arms, options)
     names = [arm.id for arm in planned.comparisons[0].arms]
