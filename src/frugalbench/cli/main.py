@@ -72,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     _verdicts(commands)
     _report(commands)
     _compare(commands)
+    _history(commands)
     _simulate(commands)
     _selftest(commands)
     _versus(commands)
@@ -148,7 +149,7 @@ def _report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "compare", "two runs, case by case: what became slower or faster")
-    command.add_argument("base", metavar="BASE")
+    command.add_argument("base", metavar="BASE", help="run directory; JSON of pytest-benchmark, or a folder of it")
     command.add_argument("new", metavar="NEW")
     command.add_argument(
         "--fail-above",
@@ -165,6 +166,13 @@ def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     command.add_argument("--format", choices=("terminal", "md"), default="terminal")
     command.add_argument("--junit", metavar="FILE", help="also write JUnit XML: a regression is a failed test")
+
+
+def _history(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "history", "one metric over many runs, and where its level changes")
+    command.add_argument("folder", metavar="DIR", help="folder of run directories")
+    command.add_argument("--metric", default="token_per_s", metavar="NAME", help="a column of the report (token_per_s)")
+    command.add_argument("--case", default="*", metavar="GLOB", help="only the cases whose id matches")
 
 
 def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

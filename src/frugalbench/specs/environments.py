@@ -1,4 +1,4 @@
-"""Two installed versions of one package as arms: where a virtual environment, or a ``pip --target`` folder, keeps it."""
+"""Two installed versions of one package as arms: where a virtual environment, or a ``pip --target`` folder, has it."""
 
 import sys
 from importlib.machinery import PathFinder

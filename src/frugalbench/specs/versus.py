@@ -164,7 +164,7 @@ def _imports(path: Path, function: str) -> tuple[str, ...]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.append(node.module)
-    return tuple(dict.fromkeys(name for name in names if _is_installed(name)))
+    return tuple(dict.fromkeys(name for name in names if is_installed(name)))
 
 
 def _defined(node: ast.AST) -> list[str]:
@@ -175,7 +175,7 @@ def _defined(node: ast.AST) -> list[str]:
     return [node.id] if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else []
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
     """Whether a module comes from an installed distribution or the standard library, not from beside the file."""
     top = name.partition(".")[0]
     return top in _distributed() or (top in sys.stdlib_module_names and top != "__future__")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def enter(folder: str, beside: str) -> tuple[str, ...]:
-    """Put ``folder`` and what its ``.pth`` files add first on the module path, ``beside`` behind; returns the former."""
+    """Put ``folder`` and what its ``.pth`` files add first on the module path, ``beside`` behind; returns those."""
     sys.path[:0] = [] if beside in sys.path else [beside]
     before = list(sys.path)
     sys.path[:] = [path for path in sys.path if path != folder]
