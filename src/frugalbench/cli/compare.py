@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from frugalbench.analysis.load import load_run
+from frugalbench.analysis.pytest_benchmark import load_any
 from frugalbench.cli import output
 from frugalbench.schema import FrugalbenchError
 
@@ -18,7 +18,7 @@ def main(arguments: argparse.Namespace) -> int:
     limit_pct = arguments.fail_above
     if limit_pct is not None and not 0 <= limit_pct <= MOST_PCT:
         raise FrugalbenchError(f"--fail-above {limit_pct:g}: give a percentage from 0 to {MOST_PCT:g}")
-    base, new = load_run(arguments.base), load_run(arguments.new)
+    base, new = load_any(arguments.base), load_any(arguments.new)
     require_common(base, new)
     found = compare(base, new, limit_pct, _gates(arguments.gates))
     if arguments.junit:
