@@ -68,7 +68,7 @@ class CaseTest:
     error: float
     freedom: float
     above: float
-    """What a slowdown must exceed: the A/A floor, or the shift that all cases share where that is larger."""
+    """What a slowdown must exceed: the A/A floor, above the shift that all cases share where that is a slowdown."""
     below: float
 
     @property
@@ -160,4 +160,6 @@ def held(case: Samples, known: Prior, moved: Drift, floor: float) -> CaseTest | 
     total = error**2 + moved.spread**2
     if moved.spread > 0:
         degrees = total**2 / (error**4 / degrees + moved.spread**4 / (_MAD_EFFICIENCY * moved.cases))
-    return CaseTest(case.difference, math.sqrt(total), degrees, max(least, moved.shift), max(least, -moved.shift))
+    return CaseTest(
+        case.difference, math.sqrt(total), degrees, least + max(0.0, moved.shift), least + max(0.0, -moved.shift)
+    )
