@@ -163,7 +163,7 @@ def pair(tmp_path):
 @pytest.mark.parametrize(("limit", "code"), [((), 0), (("--fail-above", "5"), 1), (("--fail-above", "40"), 0)])
 def test_compare(call, pair, limit, code) -> None:
     answer = call("compare", *pair, *limit)
-    assert answer.code == code and "slower" in answer.out
+    assert answer.code == code and "regressed" in answer.out
     found = call("compare", *pair, *limit, "--json")
     assert found.code == code
     assert bool(found.json["regressions"]) is bool(code)

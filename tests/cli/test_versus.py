@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -344,3 +345,46 @@ def test_the_floor_of_a_self_test_is_used(call, file, tmp_path, monkeypatch) -> 
 
 def _stop() -> Run:
     raise KeyboardInterrupt
+
+
+# Two installed versions
+
+
+@pytest.fixture
+def versions(file) -> tuple[str, str]:  # noqa: ARG001
+    """One package in two versions, in a --target folder and in a virtual environment; a third lies in this folder."""
+    here = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    for folder, work in (("base", 100), (f"head/{here}", 2000), (".", 30000)):
+        package = Path(folder) / "thing"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(f"def work(): return sum(range({work}))\n")
+    Path("bench.py").write_text("import thing\ndef run(): return thing.work()\ndef other(): return 1\n")
+    Path("lazy.py").write_text("def run():\n    import thing\n    return thing.work()\ndef none(): return 1\n")
+    return "base", "head"
+
+
+@real
+@pytest.mark.parametrize("arm", ["thing:work", "bench.py:run", "lazy.py:run"])
+def test_base_against_head_in_one_job(call, versions, arm) -> None:
+    answer = no_traceback(call("versus", arm, "--env", versions[0], "--env", versions[1], *QUICK, "--json"))
+    assert answer.code == 0, answer.err
+    (pair,) = answer.json["pairs"]
+    assert (pair["baseline"], pair["candidate"]) == (f"{arm} @ base", f"{arm} @ head")
+    assert 0.02 < pair["ratio"] < 0.3, "20 times the work, and neither is the version that lies in this folder"
+
+
+@real
+def test_an_arm_that_uses_nothing_of_its_environment_fails(call, versions) -> None:
+    found = call("versus", "lazy.py:none", "--env", versions[0], "--env", versions[1], *QUICK, "--json")
+    assert found.code == 1 and all("nothing was imported from" in text for text in problems(found).values())
+
+
+def test_environments_that_cannot_be_used(call, versions) -> None:
+    Path("old/lib/python3.1/site-packages").mkdir(parents=True)
+    for arguments, says in (
+        (("bench.py:run", "--env", "nowhere", "--env", "base"), "no such folder"),
+        (("bench.py:run", "--env", "old", "--env", "base"), "made for python3.1"),
+        (("bench.py:run", "bench.py:other", "--env", versions[0]), "given 1 times for 2 arms"),
+        (("--command", "true", "false", "--env", "base"), "its own interpreter"),
+    ):
+        assert says in call("versus", *arguments).is_problem().err

@@ -96,7 +96,7 @@ def test_compare_fails_on_a_case_that_no_longer_passes(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert main(["compare", str(base), str(worse), "--json"]) == 1
     (text,) = json.loads(capsys.readouterr().out)["regressions"]
-    assert "test_3 passed, now mismatch (changed)" in text
+    assert "test_3 passed → mismatch (changed)" in text
     assert main(["compare", str(worse), str(base), "--json"]) == 0
 
 

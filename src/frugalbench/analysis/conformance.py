@@ -114,12 +114,6 @@ class Lost:
     outcome: CaseOutcome
     reason: str
 
-    @property
-    def text(self) -> str:
-        return f"{self.case}: {self.name} passed, now {self.outcome.value}" + (
-            f" ({self.reason})" if self.reason else ""
-        )
-
 
 def lost(base: Iterable[Standing], new: Iterable[Standing]) -> list[Lost]:
     """Cases that passed in ``base`` and ended otherwise in ``new`` on the same runtime and device, of any version.

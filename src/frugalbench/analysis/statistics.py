@@ -6,12 +6,14 @@ inside a process cannot average away (Kalibera and Jones, ISMM 2013). It is wide
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
+from typing import TypeVar
 
 from frugalbench.schema import Record, Status, Tier
 
+_Name = TypeVar("_Name", bound=Hashable)
 DEFAULT_FLOOR = 0.03
 """A/A floor of a machine that was never self-tested: a ratio closer to the truth than 3% is not claimed."""
 
@@ -127,9 +129,9 @@ def p_value(logs: Sequence[float], factor: float, threshold: float, floor: float
     return 2 * (1 - t_cdf(distance / spread, len(logs) - 1)) if spread > 0 else 0.0
 
 
-def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
+def holm(p_values: Mapping[_Name, float], alpha: float) -> dict[_Name, float]:
     """The alpha that each name is tested at by Holm's step-down procedure; after a failure all share its level."""
-    levels: dict[str, float] = {}
+    levels: dict[_Name, float] = {}
     left = len(p_values)
     level = alpha
     failed = False
@@ -142,14 +144,14 @@ def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
     return levels
 
 
-def t_quantile(probability: float, degrees: int) -> float:
+def t_quantile(probability: float, degrees: float) -> float:
     """Quantile of Student's t."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))
 
 
-def t_cdf(value: float, degrees: int) -> float:
+def t_cdf(value: float, degrees: float) -> float:
     """Distribution function of Student's t."""
     from scipy.special import stdtr
 

@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     _explain(commands)
     _query(commands)
     _compare(commands)
+    _history(commands)
     _simulate(commands)
     _selftest(commands)
     _versus(commands)
@@ -169,11 +170,30 @@ def _query(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "compare", "two runs, case by case: what became slower or faster")
-    command.add_argument("base", metavar="BASE")
+    command.add_argument("base", metavar="BASE", help="run directory; JSON of pytest-benchmark, or a folder of it")
     command.add_argument("new", metavar="NEW")
     command.add_argument(
-        "--fail-above", type=float, metavar="PCT", help="exit 1 when a case is slower by more than PCT percent"
+        "--fail-above",
+        type=float,
+        metavar="PCT",
+        help="exit 1 when a case is surely slower, and by more than PCT percent",
     )
+    command.add_argument(
+        "--gates",
+        default="all",
+        metavar="LIST",
+        help="what exits 1 without any statistics, separated by commas: status, work, bytes, memory, placement, "
+        "accuracy, conformance (default: all; none)",
+    )
+    command.add_argument("--format", choices=("terminal", "md"), default="terminal")
+    command.add_argument("--junit", metavar="FILE", help="also write JUnit XML: a regression is a failed test")
+
+
+def _history(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "history", "one metric over many runs, and where its level changes")
+    command.add_argument("folder", metavar="DIR", help="folder of run directories")
+    command.add_argument("--metric", default="token_per_s", metavar="NAME", help="a column of the report (token_per_s)")
+    command.add_argument("--case", default="*", metavar="GLOB", help="only the cases whose id matches")
 
 
 def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -231,6 +251,14 @@ def _versus(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         default=[],
         help="file.py:function called once in each fresh process; what it returns is passed to the arm. "
         "Once for all arms, or once for each",
+    )
+    command.add_argument(
+        "--env",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="virtual environment, or folder of pip install --target, that the arm imports from first: once for each "
+        "arm, or several for one arm (base against head)",
     )
     command.add_argument("--check", action="store_true", help="stop unless all arms return the same value")
     command.add_argument("--time-budget", type=float, default=60.0, metavar="S", help="seconds at most (60)")

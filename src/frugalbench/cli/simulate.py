@@ -5,8 +5,8 @@ import argparse
 from frugalbench.cli import output
 from frugalbench.cluster.model import Row, simulate
 from frugalbench.cluster.ranges import Range
-from frugalbench.cluster.splits import Wanted
 from frugalbench.cluster.scene import shipped_scenes
+from frugalbench.cluster.splits import Wanted
 from frugalbench.cluster.topology import load
 from frugalbench.cluster.whatif import Cut, cuts
 from frugalbench.report.tables import Cell, Table

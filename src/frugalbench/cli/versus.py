@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from frugalbench.cli import output
 if TYPE_CHECKING:
     from frugalbench.analysis.load import Run
     from frugalbench.config import Config
+    from frugalbench.machine import Machine
+    from frugalbench.schema import Plan
 
 ALPHA = 0.05
 LOOKS = (6, 10, 16, 24)
@@ -59,10 +62,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace, path: Path) -> "Run":
-    from frugalbench.analysis import versus
-    from frugalbench.cli import session
     from frugalbench.machine import Machine
-    from frugalbench.specs.versus import REGIME, WORKLOAD, Options, plan
+    from frugalbench.specs.versus import Options, plan
 
     machine = Machine.detect()
     options = Options(
@@ -72,16 +73,28 @@ def _measure(arguments: argparse.Namespace, path: Path) -> "Run":
         ignore_failure=arguments.ignore_failure,
         threads=arguments.threads or machine.logical_cores,
         seed=arguments.seed,
+        envs=tuple(arguments.env),
     )
     planned = plan(arguments.arms, options)
+    return measured(planned, make_config(arguments, len(planned.comparisons[0].arms)), machine, path, output.progress())
+
+
+def measured(
+    planned: "Plan", config: "Config", machine: "Machine", path: Path, progress: Callable[[str], None]
+) -> "Run":
+    """Measure a plan of :mod:`frugalbench.specs.versus` into ``path``, stopping when its questions are settled."""
+    from frugalbench.analysis import versus
+    from frugalbench.cli import session
+    from frugalbench.specs.versus import REGIME, WORKLOAD
+
     names = [arm.id for arm in planned.comparisons[0].arms]
-    config = _config(arguments, len(names))
     floor = session.floor_of(machine.fingerprint)
     choose = session.decide_by_claims(config, versus.claims(WORKLOAD, REGIME, names), floor)
-    return session.measure(config, planned, machine, path, choose, floor, output.progress())
+    return session.measure(config, planned, machine, path, choose, floor, progress)
 
 
-def _config(arguments: argparse.Namespace, arms: int) -> "Config":
+def make_config(arguments: argparse.Namespace, arms: int) -> "Config":
+    """How a plan of ``arms`` arms is measured: looks, alpha, rounds, budget."""
     from frugalbench.analysis.versus import share_alpha
     from frugalbench.config import Config, Energy, Measure
 

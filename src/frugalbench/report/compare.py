@@ -1,181 +1,192 @@
-"""Two runs held against each other: what got slower, and would you bet on it?
+"""Two runs held against each other as tables for a terminal, a job page and a program."""
 
-The runs did not take turns, so their replicates are unpaired samples: Welch's t on the logarithms of the replicate
-medians (B. L. Welch, Biometrika 34, 1947), Holm's step-down over the cases (S. Holm, Scand. J. Statist. 6, 1979).
-"""
-
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean, variance
+from typing import Any
 
-from frugalbench.analysis.conformance import lost, standings
-from frugalbench.analysis.load import Run
-from frugalbench.analysis.metrics import replicate_time_s, rows
-from frugalbench.analysis.statistics import counted
+from frugalbench.analysis.compare import (
+    FASTER,
+    IMPROVED,
+    ONLY_NEW,
+    REGRESSED,
+    SLOWER,
+    UNDECIDED,
+    Change,
+    Compared,
+    Shift,
+)
+from frugalbench.report import safe
+from frugalbench.report.markdown import table_markdown
 from frugalbench.report.tables import Cell, Table
-from frugalbench.schema import Frozen, Status
-from frugalbench.units import interval, seconds, significant
+from frugalbench.report.terminal import table_terminal
+from frugalbench.units import DASH, seconds, share, si, significant
 
-CONFIDENCE = 0.95
-MOST_LOST = 20
-"""Conformance cases that are named in the warnings; ``regressions`` has them all."""
-SAME_WITHIN_PCT = 5.0
-"""Without a limit of the user's, an interval inside this band counts as the same."""
-
-
-class Change(Frozen, frozen=True, kw_only=True):
-    """One case in both runs. ``ratio`` is time new / time base, so above 1 is slower."""
-
-    case: str
-    base_s: float | None
-    new_s: float | None
-    ratio: float | None
-    low: float | None
-    high: float | None
-    replicates: tuple[int, int]
-    flag: str
-    """``slower``, ``faster``, ``same``, ``cannot tell``, ``failed``, ``mended``, ``only in base``, ``only in new``."""
-    p_beyond: float | None = None
-    """One-sided p-value of "slower by no more than the limit"; before Holm's correction."""
+MOST_LINES = 60
+"""Rows of cases without a finding that a page or terminal shows; JSON has them all."""
+_MARKS = {REGRESSED: "refuted", SLOWER: "refuted", IMPROVED: "supported", FASTER: "supported"}
+_ORDER = {REGRESSED: 0, SLOWER: 0, IMPROVED: 1, FASTER: 1, UNDECIDED: 3}
 
 
-@dataclass(frozen=True)
-class Compared:
-    """The comparison of two runs."""
-
-    changes: tuple[Change, ...]
-    warnings: tuple[str, ...]
-    regressions: tuple[str, ...]
-    """Case ids that failed or are slower beyond the limit, and conformance cases that no longer pass; not empty means
-    exit code 1."""
-
-
-def compare(base: Run, new: Run, fail_above_pct: float | None = None) -> Compared:
-    """Compare ``new`` with ``base``, case by case.
-
-    With ``fail_above_pct`` a case regresses when it is slower by more than that many percent with a familywise
-    error of 5% over all cases. A case that ran in ``base`` and failed in ``new`` always regresses; so does a test case
-    of ONNX that passed on a runtime and was executed again without passing.
-    """
-    band = SAME_WITHIN_PCT if fail_above_pct is None else fail_above_pct
-    times, states = (_times(base), _times(new)), (_states(base), _states(new))
-    names = dict.fromkeys([*states[0], *states[1]])
-    changes = tuple(_change(n, [t.get(n, []) for t in times], [s.get(n) for s in states], band) for n in names)
-    slower = _beyond(changes) if fail_above_pct is not None else set()
-    bad = tuple(c.case for c in changes if c.flag == "failed" or c.case in slower)
-    gone = [item.text for item in lost(standings(base), standings(new))]
-    return Compared(changes, (*_warnings(base, new), *gone[:MOST_LOST], *_more(gone)), (*bad, *gone))
+def headline(found: Compared) -> str:
+    """One sentence: does something stand in the way, and what was looked at."""
+    tested = [change for change in found.changes if change.confidence is not None]
+    words = (REGRESSED, IMPROVED) if found.same_machine else (SLOWER, FASTER)
+    counts = [f"{sum(change.outcome == word for change in tested)} {word}" for word in (*words, UNDECIDED)]
+    gates = sum(gate.worse for gate in found.gates)
+    times = f"{len(tested)} tested: {', '.join(counts)}" if tested else "no time could be tested"
+    start = "Failed" if found.regressions else "Passed"
+    if found.same_machine and found.fail_above_pct is None:
+        times += " (no --fail-above, so no time fails)"
+    return f"{start}. Times: {times}. Gates: {gates} worse over {found.checked} cases."
 
 
-def _more(gone: Sequence[str]) -> list[str]:
-    return [f"{len(gone) - MOST_LOST} more conformance cases no longer pass"] if len(gone) > MOST_LOST else []
+def compared_tables(found: Compared, most: int = MOST_LINES) -> list[Table]:
+    """What differs around the runs first, then gates, then times; empty tables left out."""
+    tables = [_environment(found), _gates(found), _times(found, most)]
+    return [table for table in tables if table.rows or table.notes]
 
 
-def compared_table(compared: Compared) -> Table:
-    """The changes as a table, the warnings as its notes."""
-    columns = (("case", False), ("base", True), ("new", True), ("new/base [low, high]", True), ("", False))
-    return Table("New against base", columns, tuple(_line(c) for c in compared.changes), compared.warnings)
+def compared_terminal(found: Compared) -> str:
+    """All of it as text."""
+    return f"{headline(found)}\n" + "".join(table_terminal(table) for table in compared_tables(found))
 
 
-def welch(base: Sequence[float], new: Sequence[float], shift: float = 0.0) -> tuple[float, float, float]:
-    """Interval of mean(new) - mean(base) at :data:`CONFIDENCE`, and the one-sided p-value of difference <= ``shift``.
-
-    Needs two values on each side. Two constant samples have an interval of width 0.
-    """
-    from scipy.special import stdtr, stdtrit
-
-    parts = variance(base) / len(base), variance(new) / len(new)
-    error, difference = math.sqrt(sum(parts)), fmean(new) - fmean(base)
-    if error == 0:
-        return difference, difference, float(difference <= shift)
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(base) - 1) + parts[1] ** 2 / (len(new) - 1))
-    half = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error
-    return difference - half, difference + half, float(stdtr(freedom, (shift - difference) / error))
+def compared_markdown(found: Compared) -> str:
+    """A summary for a job page: the sentence, then the tables."""
+    parts = [f"# frugalbench compare\n\n**{safe.markdown(headline(found))}**\n"]
+    return "\n".join([*parts, *(table_markdown(table) for table in compared_tables(found))])
 
 
-def _times(run: Run) -> dict[str, list[float]]:
-    """Case id to the logarithms of its replicate medians; a repeated replicate counts once, as last written."""
-    latest = {(r.case.id, r.comparison, r.replicate): r for r in run.records}
-    times: dict[str, list[float]] = {}
-    for record in latest.values():
-        if counted(record) and (time_s := replicate_time_s(record)):
-            times.setdefault(record.case.id, []).append(math.log(time_s))
-    return times
+def compared_plain(found: Compared) -> dict[str, Any]:
+    """For ``--json``."""
+    return {
+        "regressions": found.regressions,
+        "same_machine": found.same_machine,
+        "differences": found.differences,
+        "changes": found.changes,
+        "gates": found.gates,
+        "cases_checked": found.checked,
+        "shifts": found.shifts,
+        "floor": found.floor,
+        "fail_above_pct": found.fail_above_pct,
+        "warnings": found.warnings,
+    }
 
 
-def _states(run: Run) -> dict[str, Status]:
-    return {row.case: row.status for row in rows(run) if row.replicates or row.status is Status.FAILED}
+def junit(found: Compared) -> bytes:
+    """JUnit XML: a test per case and metric, and per gate that found something. A regression is a failure."""
+    from xml.etree import ElementTree
+
+    suites = ElementTree.Element("testsuites", name="frugalbench compare")
+    times = [(f"{c.case} {c.metric}", "times", _told(c) if c.alarm else "", _told(c)) for c in found.changes]
+    shared = [(f"all cases {s.metric}", "times", shift_text(s) if s.alarm else "", shift_text(s)) for s in found.shifts]
+    gates = [(f"{g.case} {g.what}", f"gate {g.gate}", g.text if g.worse else "", g.text) for g in found.gates]
+    for name, tests in (("times", [*times, *shared]), ("gates", gates or [_no_gate(found)])):
+        failures = sum(bool(failure) for _, _, failure, _ in tests)
+        attributes = {"name": name, "tests": str(len(tests)), "failures": str(failures), "errors": "0"}
+        suite = ElementTree.SubElement(suites, "testsuite", attributes)
+        for title, group, failure, told in tests:
+            case = ElementTree.SubElement(suite, "testcase", name=_xml(title), classname=f"frugalbench.{group}")
+            if failure:
+                ElementTree.SubElement(case, "failure", message=_xml(failure)).text = _xml(told)
+            else:
+                ElementTree.SubElement(case, "system-out").text = _xml(told)
+    ElementTree.indent(suites)
+    return bytes(ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _change(name: str, logs: list[list[float]], states: list[Status | None], band_pct: float) -> Change:
-    base, new = logs
-    low, high, p_beyond = (None, None, None)
-    if len(base) > 1 and len(new) > 1:
-        low, high, p_beyond = welch(base, new, math.log1p(band_pct / 100))
-    return Change(
-        case=name,
-        base_s=math.exp(fmean(base)) if base else None,
-        new_s=math.exp(fmean(new)) if new else None,
-        ratio=math.exp(fmean(new) - fmean(base)) if base and new else None,
-        low=None if low is None else math.exp(low),
-        high=None if high is None else math.exp(high),
-        replicates=(len(base), len(new)),
-        flag=_state_flag(states) or _flag(low, high, math.log1p(band_pct / 100)),
-        p_beyond=p_beyond,
+def _no_gate(found: Compared) -> tuple[str, str, str, str]:
+    return f"{found.checked} cases", "gate", "", "nothing differs"
+
+
+def _xml(text: str) -> str:
+    """Spelled out: XML has no place for most control characters."""
+    return safe.terminal(text).encode(errors="backslashreplace").decode().replace("\ufffe", "").replace("\uffff", "")
+
+
+def _told(change: Change) -> str:
+    """One case in one line."""
+    spans = f" [{_digits(change.low)}, {_digits(change.high)}]" if change.low is not None else ""
+    could = "" if change.detectable is None else f"; {share(change.detectable)} would have been found"
+    note = f"; {change.note}" if change.note else ""
+    return f"{change.outcome}: new/base {_digits(change.ratio)}{spans}{could}{note}"
+
+
+def shift_text(shift: Shift) -> str:
+    """What all cases have in common, in one line."""
+    told = (
+        f"all {shift.cases} cases together: {shift.metric} {_digits(shift.ratio)} times the base's, cases apart by "
+        f"{share(shift.spread)} more than their replicates explain"
+    )
+    if shift.alarm:
+        return f"{told}; more than a machine drifts by itself"
+    return f"{told}; the machine or everything, two runs cannot say: a case must stand out from it"
+
+
+def _digits(ratio: float | None) -> str:
+    if ratio is None:
+        return DASH
+    return f"{ratio:.3f}" if 0.1 < ratio < 10 else significant(ratio)
+
+
+def _environment(found: Compared) -> Table:
+    rows = tuple((Cell(d.what), Cell(d.base), Cell(d.new)) for d in found.differences)
+    return Table(
+        "What differs around the runs", (("what", False), ("base", False), ("new", False)), rows, found.warnings
     )
 
 
-def _state_flag(states: list[Status | None]) -> str | None:
-    base, new = states
-    if new is None:
-        return "only in base"
-    if base is None:
-        return "failed" if new is Status.FAILED else "only in new"
-    if (base is Status.FAILED) != (new is Status.FAILED):
-        return "failed" if new is Status.FAILED else "mended"
-    return None
+def _gates(found: Compared) -> Table:
+    columns = (("gate", False), ("case", False), ("what", False), ("base", False), ("new", False), ("", False))
+    shown = found.gates[:MOST_LINES]
+    rows = tuple(
+        (
+            Cell(gate.gate), Cell(gate.case), Cell(gate.what), Cell(gate.base), Cell(gate.new),
+            Cell("worse" if gate.worse else "better or other", mark="refuted" if gate.worse else ""),
+        )
+        for gate in shown
+    )  # fmt: skip
+    more = () if len(shown) == len(found.gates) else (f"{len(found.gates) - len(shown)} more in --json",)
+    return Table("Gates", columns, rows, more)
 
 
-def _flag(low: float | None, high: float | None, band: float) -> str:
-    """From an interval of log-ratios. A sure difference is named even where it is small."""
-    if low is None or high is None:
-        return "cannot tell"
-    if low > 0 or high < 0:
-        return "slower" if low > 0 else "faster"
-    return "same" if -band <= low and high <= band else "cannot tell"
+def _times(found: Compared, most: int) -> Table:
+    there = [change for change in found.changes if change.outcome != ONLY_NEW]
+    ordered = sorted(there, key=lambda change: (_ORDER.get(change.outcome, 2), -(change.ratio or 0)))
+    telling = [change for change in ordered if _ORDER.get(change.outcome, 2) < 3]
+    shown = ordered[: max(most, len(telling[: 4 * most]))]
+    columns = [("case", False), ("base", True), ("new", True), ("new/base [low, high]", True), ("detects", True)]
+    if not found.same_machine:
+        columns.append(("of roofline", True))
+    rows = tuple(_line(change, not found.same_machine) for change in shown)
+    title = "Times" if found.same_machine else "New machine against base machine"
+    return Table(title, (*columns, ("", False)), rows, tuple(_notes(found, len(ordered) - len(shown))))
 
 
-def _beyond(changes: Sequence[Change]) -> set[str]:
-    """Cases slower beyond the limit, Holm's step-down at 1 - :data:`CONFIDENCE`."""
-    ordered = sorted((c.p_beyond, c.case) for c in changes if c.p_beyond is not None)
-    found: set[str] = set()
-    for index, (p_value, case) in enumerate(ordered):
-        if p_value > (1 - CONFIDENCE) / (len(ordered) - index):
-            break
-        found.add(case)
-    return found
+def _notes(found: Compared, hidden: int) -> Sequence[str]:
+    notes = [f"{hidden} more cases in --json"] if hidden > 0 else []
+    fresh = [change.case for change in found.changes if change.outcome == ONLY_NEW]
+    notes += [f"{len(fresh)} cases only in new, {fresh[0]} first"] if fresh else []
+    notes += [shift_text(shift) for shift in found.shifts]
+    if any(change.confidence for change in found.changes):
+        notes.append(
+            "intervals: Welch's t over fresh processes, at the level that Holm's procedure gives each case (5% over "
+            f"all), widened by {found.floor:.2%}; detects: the smallest slowdown found four times in five"
+        )
+    return notes
 
 
-def _warnings(base: Run, new: Run) -> list[str]:
-    machines = [run.manifest.machine_before.get("fingerprint") for run in (base, new)]
-    found = list(dict.fromkeys([*base.problems, *new.problems]))
-    if machines[0] != machines[1]:
-        found.append(f"different machines: base {machines[0]}, new {machines[1]}; times may differ for that alone")
-    if base.manifest.config != new.manifest.config:
-        found.append("the two runs have different configs")
-    return found
-
-
-def _line(change: Change) -> tuple[Cell, ...]:
-    bounds = "" if change.low is None else f" {interval(change.low, change.high)}"
-    mark = {"slower": "refuted", "failed": "failed", "faster": "supported"}.get(change.flag, "")
+def _line(change: Change, machines: bool) -> tuple[Cell, ...]:
+    show = seconds if change.metric == "time" else lambda value: si(value, "J/token")
+    bounds = "" if change.low is None else f" [{_digits(change.low)}, {_digits(change.high)}]"
     hint = f"Welch's t over {change.replicates[0]} and {change.replicates[1]} replicates"
-    ratio = Cell(significant(change.ratio) + bounds, hint=hint)
+    word = f"{change.outcome}{', beyond the limit' if change.alarm else ''}{f' ({change.note})' if change.note else ''}"
+    roofline = " → ".join(share(value) for value in change.roofline)
     return (
-        Cell(change.case),
-        Cell(seconds(change.base_s)),
-        Cell(seconds(change.new_s)),
-        ratio,
-        Cell(change.flag, mark=mark),
+        Cell(change.case if change.metric == "time" else f"{change.case} (energy)"),
+        Cell(show(change.base)),
+        Cell(show(change.new)),
+        Cell(_digits(change.ratio) + bounds, hint=hint),
+        Cell(DASH if change.detectable is None else share(change.detectable)),
+        *([Cell(roofline)] if machines else []),
+        Cell(word, mark=_MARKS.get(change.outcome, "")),
     )

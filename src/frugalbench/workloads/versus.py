@@ -17,6 +17,7 @@ import numpy as np
 
 from frugalbench.schema import Arm, Case
 from frugalbench.workloads.base import Arrays, Bound, Context
+from frugalbench.workloads.installed import enter, require_used
 
 _FIRST = "the answer of the first arm"
 
@@ -28,10 +29,13 @@ class CallableArm:
 
     def __init__(self, arm: Arm) -> None:
         params = arm.cases[0].params
+        added = enter(params["site"], _beside(params["call"][0])) if "site" in params else ()
         function = find(*params["call"])
         arguments = _arguments(find(*params["setup"])()) if "setup" in params else ()
         self._call: Callable[[], object] = function if not arguments else lambda: function(*arguments)
         self._batch = _plain(function) if not arguments else _with(function, arguments)
+        if added:
+            require_used(added, params["site"], self._call)
 
     def bind(self, _case: Case) -> Bound:
         """The callable; its answer is looked at only with ``--check``."""
@@ -44,6 +48,10 @@ class CallableArm:
 
     def close(self) -> None:
         """Nothing of ours to release."""
+
+
+def _beside(place: str) -> str:
+    return str(Path(place).parent) if place.endswith(".py") else ""
 
 
 def _plain(function: Callable[[], object]) -> Callable[[int, int], object]:
