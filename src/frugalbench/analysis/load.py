@@ -46,16 +46,25 @@ def load_run(path: Path | str) -> Run:
     schema, or holds a line that cannot be read, numbers that no measurement gives, or more than is read of such a file.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
-    records, problems = _read_records(path / "records.jsonl")
+    manifest = _decode_manifest(
+        _read(path / "manifest.json", f"{path}: not a run directory", MOST_MANIFEST_BYTES), path
+    )
+    return _run(path, manifest, *_read_records(path / "records.jsonl"))
+
+
+def decode_run(path: Path, manifest: bytes, records: bytes) -> Run:
+    """The same from the contents of the two files; ``path`` is what messages name. Raises like :func:`load_run`."""
+    return _run(path, _decode_manifest(manifest, path), *_decode_records(records, path / "records.jsonl"))
+
+
+def _run(path: Path, manifest: Manifest, records: tuple[Record, ...], problems: tuple[str, ...]) -> Run:
     if manifest.state != "complete":
         problems = (*problems, f"{path}: the run is not complete ({manifest.state})")
     return Run(path, manifest, records, tuple(shown(problem) for problem in problems))
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _decode_manifest(text: bytes, path: Path) -> Manifest:
     file = path / "manifest.json"
-    text = _read(file, f"{path}: not a run directory", MOST_MANIFEST_BYTES)
     try:
         _check_version(text, file)
         manifest = decode_manifest(text)
@@ -73,7 +82,11 @@ def _damaged(file: Path, reason: str) -> FrugalbenchError:
 def _read_records(file: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:
     if not file.exists():
         return (), (f"{file}: missing; nothing was measured yet",)
-    lines = _read(file, f"{file}: cannot be read", MOST_RECORDS_BYTES).split(b"\n")
+    return _decode_records(_read(file, f"{file}: cannot be read", MOST_RECORDS_BYTES), file)
+
+
+def _decode_records(content: bytes, file: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:
+    lines = content.split(b"\n")
     if (longest := max(map(len, lines))) > MOST_LINE_BYTES:
         number = 1 + next(index for index, line in enumerate(lines) if len(line) == longest)
         raise _unusable(f"{file}:{number}", f"{longest} bytes, more than {MOST_LINE_BYTES}")
