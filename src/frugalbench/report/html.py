@@ -7,6 +7,7 @@ from frugalbench.analysis.metrics import Row
 from frugalbench.analysis.saving import savings
 from frugalbench.report import charts, safe
 from frugalbench.report.export import EXTRA_HINT
+from frugalbench.report.machines import machines_table, published_table
 from frugalbench.report.noise import noise_tables
 from frugalbench.report.pareto import run_points
 from frugalbench.report.tables import (
@@ -91,6 +92,10 @@ def _summary(runs: Sequence[Run], verdicts: Sequence[Verdict]) -> Iterable[str]:
     yield from (f'<p class="inconclusive">{safe.html(problem)}</p>' for problem in problems)
     yield "<h2>Verdicts</h2>"
     yield table_html(verdicts_table(verdicts))
+    for table in (machines_table(verdicts, runs), published_table(verdicts)):
+        if table.rows:
+            yield f"<h3>{safe.html(table.title)}</h3>"
+            yield table_html(table)
     absent = untested_table(verdicts)
     if absent.rows:
         summary = f"Not tested, and why ({len(absent.rows)} reasons)"
