@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -63,8 +64,19 @@ def load_run(path: Path | str) -> Run:
     if is_remote(path):
         return _load_remote(str(path))
     path = Path(path)
-    manifest = _read_manifest(path)
-    records, problems = _read_records(path / "records.jsonl")
+    manifest = _decode_manifest(
+        _read(path / "manifest.json", f"{path}: not a run directory", MOST_MANIFEST_BYTES), path
+    )
+    return _run(path, manifest, *_read_records(path / "records.jsonl"))
+
+
+def decode_run(path: Path, manifest: bytes, records: bytes) -> Run:
+    """The same from the contents of the two files; ``path`` is what messages name. Raises like :func:`load_run`."""
+    file = path / "records.jsonl"
+    return _run(path, _decode_manifest(manifest, path), *_decode_records(_bounded(BytesIO(records), file), file))
+
+
+def _run(path: Path, manifest: Manifest, records: tuple[Record, ...], problems: tuple[str, ...]) -> Run:
     if manifest.state != "complete":
         problems = (*problems, f"{path}: the run is not complete ({manifest.state})")
     return Run(path, manifest, records, tuple(shown(problem) for problem in problems))
@@ -82,9 +94,8 @@ def _load_remote(address: str) -> Run:
         return Run(Path(address), run.manifest, run.records, problems)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _decode_manifest(text: bytes, path: Path) -> Manifest:
     file = path / "manifest.json"
-    text = _read(file, f"{path}: not a run directory", MOST_MANIFEST_BYTES)
     try:
         _check_version(text, file)
         manifest = decode_manifest(text)
@@ -102,28 +113,36 @@ def _damaged(file: Path, reason: str) -> FrugalbenchError:
 def _read_records(file: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:
     if not file.exists():
         return (), (f"{file}: missing; nothing was measured yet",)
-    records: list[Record] = []
-    cases: dict[str, Case] = {}
     try:
-        for number, line, whole in _marked(_lines(file)):
-            if not whole:
-                return _with_unfinished(tuple(records), line, file, number)
-            if line.strip():
-                records.append(_shared(_decode(line, file, number), cases))
+        return _decode_records(_lines(file), file)
     except OSError as error:
         raise _unreadable(f"{file}: cannot be read", file, error) from None
+
+
+def _decode_records(lines: Iterable[bytes], file: Path) -> tuple[tuple[Record, ...], tuple[str, ...]]:
+    records: list[Record] = []
+    cases: dict[str, Case] = {}
+    for number, line, whole in _marked(lines):
+        if not whole:
+            return _with_unfinished(tuple(records), line, file, number)
+        if line.strip():
+            records.append(_shared(_decode(line, file, number), cases))
     return tuple(records), ()
 
 
 def _lines(file: Path) -> Iterator[bytes]:
     """One after the other, so that a large run is never held as text beside its records."""
     with open_bounded(file, MOST_RECORDS_BYTES) as stream:
-        number = 0
-        while line := stream.readline(MOST_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MOST_LINE_BYTES:
-                raise _unusable(f"{file}:{number}", f"more than {MOST_LINE_BYTES} bytes")
-            yield line
+        yield from _bounded(stream, file)
+
+
+def _bounded(stream: IO[bytes], file: Path) -> Iterator[bytes]:
+    number = 0
+    while line := stream.readline(MOST_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MOST_LINE_BYTES:
+            raise _unusable(f"{file}:{number}", f"more than {MOST_LINE_BYTES} bytes")
+        yield line
 
 
 def _marked(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes, bool]]:

@@ -80,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
     _versus(commands)
     _portability(commands)
     _bisect(commands)
+    _submit(commands)
+    _check(commands)
     return parser
 
 
@@ -301,6 +303,20 @@ def _bisect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     command.add_argument(
         "--against", metavar="OTHER.onnx", help="hold values of equal names against this model's, such as the original"
     )
+
+
+def _submit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "submit", "pack a run into one checked file, without what identifies its owner")
+    command.add_argument("run", metavar="RUN", help="a run directory")
+    command.add_argument("--out", metavar="FILE", help="file to write (default: RUN_ID.frugalbench.zip here)")
+    command.add_argument("--page", action="store_true", help="put the report's page in as well")
+    command.add_argument("--yes", action="store_true", help="write without asking")
+
+
+def _check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(commands, "check", "whether a submitted file may be trusted, and each reason against it")
+    command.add_argument("file", metavar="FILE", help="what `frugalbench submit` wrote on some machine")
+    command.add_argument("--unpack", metavar="DIR", help="when it is accepted, write its run directory here")
 
 
 if __name__ == "__main__":

@@ -31,10 +31,14 @@ def main(arguments: argparse.Namespace) -> int:
 
         print(table_terminal(brief_table(verdicts)), end="")
         return 0
+    from frugalbench.report.machines import machines_table, published_table
     from frugalbench.report.noise import noise_lines
-    from frugalbench.report.terminal import verdicts_terminal
+    from frugalbench.report.terminal import table_terminal, verdicts_terminal
 
     print(verdicts_terminal(verdicts), end="")
+    for table in (machines_table(verdicts, runs), published_table(verdicts, brief=True)):
+        if table.rows:
+            print("\n" + table_terminal(table), end="")
     print("\n".join(("", *noise_lines(runs))))
     return 0
 

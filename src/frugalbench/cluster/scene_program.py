@@ -3,15 +3,15 @@
 A step is a forward pass (a third of the computing) and a backward pass in buckets; each bucket's gradients are reduced
 as soon as it is done, one bucket after the other, and the next step begins when the last is back. The number of buckets
 is 1 / (1 - ``training.overlap``): of equal buckets the last has nothing to hide behind, so that share stays exposed.
-Gradients are reduced and scattered inside, all-reduced outside, gathered inside, as in
-:func:`frugalbench.cluster.collectives.hierarchical_all_reduce_s`; devices wait for their own group only.
+Gradients are reduced and scattered inside, all-reduced outside, gathered inside, level by level, with the start-ups and
+bytes of a ring or a tree (Thakur, Rabenseifner and Gropp, 2005); devices wait for their own group only.
 """
 
 import math
 from dataclasses import dataclass, field
 from random import Random
 
-from frugalbench.cluster.collectives import Link, ring_all_reduce_s, ring_traffic_bytes, tree_all_reduce_s
+from frugalbench.cluster.collectives import ring_traffic_bytes
 from frugalbench.cluster.events import Program
 from frugalbench.cluster.fold import Folded, Leaf, Path, fold
 from frugalbench.cluster.jitter import slowest
@@ -166,9 +166,9 @@ class _Builder:
             moved, delay = moved / 2, delay / 2
         else:
             rate = min(self._rate(leaf, level) for leaf in self.built.leaves if leaf.device.job == job)
-            link = Link(alpha_s=alpha_s, bytes_per_s=rate)
-            if tree_all_reduce_s(shard_bytes, parts, link) < ring_all_reduce_s(shard_bytes, parts, link):
-                moved, delay = 2 * shard_bytes, 2 * math.ceil(math.log2(parts)) * alpha_s
+            climbs = 2 * math.ceil(math.log2(parts)) * alpha_s
+            if climbs + 2 * shard_bytes / rate < delay + moved / rate:
+                moved, delay = 2 * shard_bytes, climbs
         groups: dict[Path, list[int]] = {}
         for index, leaf in enumerate(self.built.leaves):
             if leaf.device.job == job:

@@ -19,6 +19,7 @@ from frugalbench.report.evidence import Cases, Texts
 from frugalbench.report.export import EXTRA_HINT
 from frugalbench.report.html_tables import Tables
 from frugalbench.report.html_verdicts import verdict_data, verdicts_html
+from frugalbench.report.machines import machines_table, published_table
 from frugalbench.report.noise import noise_tables
 from frugalbench.report.pareto import run_points
 from frugalbench.report.tables import (
@@ -55,7 +56,7 @@ def html(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], 
     names = ", ".join(run.manifest.name for run in runs)
     texts = Texts()
     tables, cases = Tables(texts), Cases(runs, rows, texts)
-    sections: list[_Section] = [("s-verdicts", "Verdicts", list(_verdicts(verdicts, tables)))]
+    sections: list[_Section] = [("s-verdicts", "Verdicts", list(_verdicts(verdicts, runs, tables)))]
     sections += [_family(name, runs, verdicts, rows, extra, tables) for name in _families(verdicts, rows, extra)]
     sections += [_of_table(table, tables) for table in _tail(runs, rows)]
     sections.append(("s-recompute", "How to compute it again", list(_recompute(runs, tables))))
@@ -98,8 +99,12 @@ def _section(name: str, title: str, parts: Sequence[str]) -> str:
     return f'<section id="{safe.html(name)}"><h2>{heading}</h2>\n{content}</section>'
 
 
-def _verdicts(verdicts: Sequence[Verdict], tables: Tables) -> Iterator[str]:
+def _verdicts(verdicts: Sequence[Verdict], runs: Sequence[Run], tables: Tables) -> Iterator[str]:
     yield from verdicts_html(verdicts)
+    for table in (machines_table(verdicts, runs), published_table(verdicts)):
+        if table.rows:
+            yield f"<h3>{safe.html(table.title)}</h3>"
+            yield tables.html(table)
     absent = untested_table(verdicts)
     if absent.rows:
         summary = f"Not tested, and why ({len(absent.rows)} reasons)"

@@ -7,6 +7,7 @@ from frugalbench.analysis.metrics import Row
 from frugalbench.report import safe
 from frugalbench.report.brief import brief_table
 from frugalbench.report.citation import citation
+from frugalbench.report.machines import machines_table, published_table
 from frugalbench.report.noise import noise_tables
 from frugalbench.report.tables import (
     Cell,
@@ -35,7 +36,8 @@ def brief_markdown(verdicts: Sequence[Verdict]) -> str:
 
 def markdown(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], extra: Sequence[Table] = ()) -> str:
     """The whole report: verdicts, cases per workload, ``extra`` tables, facts, absences, machine."""
-    tables = [*cases_tables(rows).values(), *extra, facts_table(rows), absent_table(rows)]
+    tables = [machines_table(verdicts, runs), published_table(verdicts), *cases_tables(rows).values(), *extra]
+    tables += [facts_table(rows), absent_table(rows)]
     tables += [*noise_tables(runs, rows), machine_table(runs, rows)]
     names = safe.markdown(", ".join(run.manifest.name for run in runs))
     parts = [f"# frugalbench: {names}\n", "## Verdicts\n", verdicts_markdown(verdicts)]

@@ -1,0 +1,163 @@
+"""``frugalbench submit``."""
+
+import argparse
+import getpass
+import os
+import platform
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from frugalbench import __version__
+from frugalbench.analysis.load import Run, load_run
+from frugalbench.cli import output, session
+from frugalbench.schema import FrugalbenchError
+
+MOST_SHOWN = 6
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Pack a run without what identifies its owner; shows everything before anything is written."""
+    from frugalbench.analysis.submission.archive import pack
+    from frugalbench.analysis.submission.scrub import Scrubber
+    from frugalbench.analysis.submission.vet import PRESENT
+
+    run = load_run(arguments.run)
+    scrubber = Scrubber(_names())
+    files, self_test = _files(run, scrubber, arguments.page)
+    target = Path(arguments.out or f"{run.manifest.run_id}.frugalbench.zip")
+    removed = {kind: sum(texts.values()) for kind, texts in scrubber.removed.items()}
+    content = pack(files, run.manifest.run_id, __version__, self_test, removed)
+    report = _checked(content, target)
+    if arguments.json:
+        shown = {kind: dict(texts) for kind, texts in scrubber.removed.items()}
+        output.print_json({**report, "file": str(target), "removed": shown, "self_test": self_test})
+    else:
+        _show(scrubber.removed, report, "in the file" if self_test == PRESENT else self_test)
+    if not report["accepted"]:
+        output.warn(f"{arguments.run}: `frugalbench check` would refuse it, so nothing is written")
+        return 1
+    if not _agreed(arguments, target):
+        return 2
+    _write(target, content)
+    output.warn(f"written: {target} ({len(content)} bytes); results/CONTRIBUTING.md says where it goes")
+    return 0
+
+
+def _names() -> set[str]:
+    """Words that name this host, its user and the folder that is theirs."""
+    host = {socket.gethostname(), platform.node(), os.environ.get("HOSTNAME", "")}
+    people = {os.environ.get(key, "") for key in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")} | {Path.home().name}
+    with suppress(OSError, KeyError):
+        people.add(getpass.getuser())
+    return {part for name in host for part in (name, name.partition(".")[0])} | people
+
+
+def _files(run: Run, scrubber: Any, page: bool) -> tuple[dict[str, bytes], str]:
+    """Entries of the archive, and what to say of the self-test."""
+    from frugalbench.analysis.submission.vet import PRESENT
+
+    lines = (run.path / "records.jsonl").read_bytes().split(b"\n")
+    manifest = msgspec.json.decode((run.path / "manifest.json").read_bytes())
+    found = {
+        "manifest.json": msgspec.json.encode(scrubber.clean(manifest)),
+        "records.jsonl": b"".join(_clean_line(line, scrubber) for line in lines if line.strip()),
+    }
+    self_test, why = _self_test(run)
+    if self_test is not None:
+        found["selftest.json"] = msgspec.json.encode(scrubber.clean(self_test))
+    if page:
+        found["report.html"] = _page(found)
+    return found, PRESENT if self_test is not None else why
+
+
+def _clean_line(line: bytes, scrubber: Any) -> bytes:
+    try:
+        return msgspec.json.encode(scrubber.clean(msgspec.json.decode(line))) + b"\n"
+    except msgspec.DecodeError:  # the half-written last line, which the reader of the run has named already
+        return b""
+
+
+def _self_test(run: Run) -> tuple[dict[str, Any] | None, str]:
+    """The result whose floor the run used, without the folder of its records."""
+    from frugalbench.plan import DEVICES
+
+    fingerprint = str(run.manifest.machine_before.get("fingerprint"))
+    results = [found for device in DEVICES if (found := session.self_test_of(fingerprint, device))]
+    for found in results:
+        if found["aa_floor"] == run.manifest.floor:
+            return {name: value for name, value in found.items() if name != "runs"}, ""
+    return None, "this machine's self-test is not the one that the run used" if results else "never self-tested"
+
+
+def _page(files: dict[str, bytes]) -> bytes:
+    """The report of the cleaned run, so that it holds nothing that the other files lack."""
+    from frugalbench.report.render import render
+
+    with tempfile.TemporaryDirectory(prefix="frugalbench-") as folder:
+        for name, content in files.items():
+            Path(folder, name).write_bytes(content)
+        runs = [load_run(folder)]
+        made = render(runs, session.judge(runs), "html", None)
+        return (made.encode() if isinstance(made, str) else made).replace(folder.encode(), b"the run")
+
+
+def _checked(content: bytes, target: Path) -> dict[str, Any]:
+    """What ``frugalbench check`` says of the bytes that would be written."""
+    from frugalbench.analysis.submission.vet import vet
+    from frugalbench.cli.check import identity
+
+    with tempfile.TemporaryDirectory(prefix="frugalbench-") as folder:
+        file = Path(folder) / target.name
+        file.write_bytes(content)
+        return dict(msgspec.to_builtins(vet(file, identity)[0]))
+
+
+def _show(removed: dict[str, Any], report: dict[str, Any], self_test: str) -> None:
+    output.say("In the file:")
+    for name, value in report["contents"].items():
+        output.say(f"  {name.replace('_', ' ')}: {_plain(value)}")
+    output.say(f"  self-test: {self_test}")
+    output.say("Replaced by placeholders:" if removed else "Nothing had to be removed.")
+    for line in _removed_lines(removed):
+        output.say(f"  {line}")
+    for refusal in report["refusals"]:
+        output.say(f"refused ({refusal['check']}): {refusal['where']}: {refusal['reason']}")
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(f"{name} {size} bytes" for name, size in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _removed_lines(removed: dict[str, Any]) -> Iterator[str]:
+    for kind, texts in removed.items():
+        most: Iterable[tuple[str, int]] = texts.most_common(MOST_SHOWN)
+        yield from (f"{kind}: {text} ({count} times)" for text, count in most)
+        if len(texts) > MOST_SHOWN:
+            yield f"{kind}: and {len(texts) - MOST_SHOWN} more"
+
+
+def _agreed(arguments: argparse.Namespace, target: Path) -> bool:
+    if arguments.yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        output.warn("nothing is written without a word of yours: add --yes")
+        return False
+    sys.stderr.write(f"Write {target}? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _write(target: Path, content: bytes) -> None:
+    try:
+        if target.exists() and target.read_bytes() != content:
+            raise FrugalbenchError(f"{target}: is there already and differs; choose another --out")
+        target.write_bytes(content)
+    except OSError as problem:
+        raise FrugalbenchError(f"{target}: cannot be written: {problem.strerror}") from None

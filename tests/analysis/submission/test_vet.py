@@ -1,0 +1,35 @@
+"""Good submissions are taken, forged and damaged ones refused with the reason that fits."""
+
+from pathlib import Path
+
+import pytest
+
+import forgery
+from frugalbench.analysis.submission.vet import vet
+from frugalbench.cli.check import identity
+
+GOOD = tuple(forgery.good())
+FORGED = tuple(forgery.forged())
+
+
+@pytest.mark.parametrize("parts", [parts for _, parts in GOOD], ids=[name for name, _ in GOOD])
+def test_good_ones_are_accepted(parts, tmp_path: Path) -> None:
+    file = tmp_path / "good.zip"
+    file.write_bytes(parts.packed())
+    report, files = vet(file, identity)
+    assert report.refusals == () and report.accepted
+    assert files.keys() >= {"manifest.json", "records.jsonl"} and report.contents["records"] == len(parts.records)
+
+
+def test_forged_ones_are_refused_with_the_right_reason(tmp_path: Path) -> None:
+    misses = []
+    for name, content, expected in FORGED:
+        file = tmp_path / "forged.zip"
+        file.write_bytes(content)
+        report, _ = vet(file, identity)
+        found = {refusal.check for refusal in report.refusals}
+        if not found & expected:
+            misses.append((name, expected, report.refusals))
+        assert all(refusal.reason and len(refusal.reason) < 500 for refusal in report.refusals)
+    assert len(FORGED) >= 100 and len(GOOD) == 20
+    assert len(misses) <= 0.05 * len(FORGED), misses

@@ -1,0 +1,129 @@
+"""A run packed on one machine is taken on another, and holds nothing that tells whose it was."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from frugalbench.analysis.submission.scrub import Scrubber, secrets
+from frugalbench.cli import submit
+
+FIXTURE = Path(__file__).parents[1] / "fixtures/submission/small-selftest.zip"
+SECRETS = {
+    "at /home/zhang/models/llama.gguf:12": ("/home/zhang",),
+    r"C:\Users\zhang\x.onnx": ("zhang",),
+    "~/work/model.onnx": ("work/model",),
+    "rank 3 on lab-7.example.org": ("lab-7",),
+    "10.24.3.17 and fe80::1ff:fe23:4567:890a": ("10.24", "fe80"),
+    "00:1a:2b:3c:4d:5e": ("1a:2b",),
+    "GPU-1b4e28ba-2fa1-11d2-883f-0016d3cca427": ("1b4e28ba",),
+    "serial number: 1320A2991": ("1320A2991",),
+    "zhang@lab.example.org": ("zhang",),
+    "https://metrics.internal:9090/q": ("internal",),
+    "token hf_abcdefghijklmnopqrst": ("hf_abc",),
+}
+PLAIN = (
+    "moe_ffn/qwen3-30b-a3b@0.25/moe-native/decode/native/cpu",
+    "at::native::addmm and aten::mm",
+    "H100 / B200",
+    "12/30 of",
+    "2026-11-22T09:15:28Z",
+    "127.0.0.1",
+    "/proc/cpuinfo",
+    "50 GB/s/core",
+    "1.24.4",
+    "0.1.0+cpu",
+    "arXiv 2006.16668",
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished, measured run, into whose notes the owner's traces have been put."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with zipfile.ZipFile(FIXTURE) as found:
+        manifest = json.loads(found.read("manifest.json"))
+        (folder / "records.jsonl").write_bytes(found.read("records.jsonl"))
+    manifest["notes"] += list(SECRETS)
+    manifest["config"]["path"] = "/home/zhang/bench/my.toml"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_submitted_and_checked(call, run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(submit, "_names", lambda: {"lab-7", "zhang"})
+    file = tmp_path / "one.zip"
+    answer = call("submit", run, "--out", file, "--page", "--yes")
+    assert answer.code == 0 and "/home/zhang/bench/my.toml" in answer.out and "written" in answer.err
+    with zipfile.ZipFile(file) as found:
+        everything = b"".join(found.read(name) for name in found.namelist()).decode()
+        assert set(found.namelist()) == {"submission.json", "manifest.json", "records.jsonl", "report.html"}
+    assert not [trace for traces in SECRETS.values() for trace in traces if trace in everything]
+    checked = call("check", file, "--unpack", tmp_path / "in")
+    assert checked.code == 0 and "accepted" in checked.out and "no self-test" in checked.out
+    assert call("verdicts", tmp_path / "in", "--json").code == 0
+    report = call("check", file, "--json").json
+    assert report["accepted"] and report["refusals"] == [] and report["contents"]["records"] == 42
+
+
+def test_the_same_run_gives_the_same_bytes(call, run, tmp_path) -> None:
+    for name in ("one.zip", "two.zip"):
+        assert call("submit", run, "--out", tmp_path / name, "--yes").code == 0
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    assert call("submit", run, "--out", tmp_path / "one.zip", "--yes").code == 0
+    (tmp_path / "two.zip").write_bytes(b"mine")
+    assert "differs" in call("submit", run, "--out", tmp_path / "two.zip", "--yes").err
+    assert (tmp_path / "two.zip").read_bytes() == b"mine"
+
+
+def test_nothing_is_asked_or_written_without_a_terminal(call, run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    answer = call("submit", run, "--out", tmp_path / "one.zip", "--json")
+    assert answer.code == 2 and "--yes" in answer.err and not (tmp_path / "one.zip").exists()
+    assert answer.json["removed"]["path"] and answer.json["accepted"]
+
+
+def test_a_run_that_would_be_refused_is_not_packed(call, stored, tmp_path) -> None:
+    answer = call("submit", stored, "--out", tmp_path / "one.zip", "--yes")
+    assert answer.code == 1 and "refused (resolution)" in answer.out and not (tmp_path / "one.zip").exists()
+
+
+def test_bad_requests(call, tmp_path) -> None:
+    call("check", tmp_path / "absent.zip").is_problem()
+    call("submit", tmp_path / "absent").is_problem()
+    (tmp_path / "x.zip").write_bytes(b"PK\x05\x06 no zip")
+    answer = call("check", tmp_path / "x.zip")
+    assert answer.code == 1 and "refused (archive)" in answer.out
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "a").touch()
+    call("check", FIXTURE, "--unpack", full).is_problem()
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_what_identifies_goes(text) -> None:
+    cleaned = json.dumps(Scrubber({"lab-7", "zhang"}).clean({"note": [text]}))
+    assert not [trace for trace in SECRETS[text] if trace in cleaned]
+    assert list(secrets(json.loads(cleaned))) == []
+
+
+def test_equal_texts_get_equal_names_and_keys_too() -> None:
+    scrubber = Scrubber()
+    found = scrubber.clean({"/home/a/x.onnx": 1, "b": ["/home/a/x.onnx", "/home/a/y.onnx"], "hostname": "lab-7"})
+    assert found == {"<path-1>": 1, "b": ["<path-1>", "<path-2>"], "hostname": "<field-1>"}
+    assert scrubber.removed["path"]["/home/a/x.onnx"] == 2
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_what_does_not_identify_stays(text) -> None:
+    assert Scrubber({"root", "cpu"}).clean({"note": text, "versions": {"cublas": "12.8.4.1"}}) == {
+        "note": text, "versions": {"cublas": "12.8.4.1"}
+    }  # fmt: skip
+
+
+def test_packed_answers_stay_as_they_are() -> None:
+    packed = {"correct": "/9m9/klxqA6/H++8x+i9x/4=", "starts": "gAAA/w=="}
+    assert Scrubber().clean(packed) == packed

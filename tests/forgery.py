@@ -1,0 +1,554 @@
+# ruff: noqa: ARG001 (forgers share one signature)
+"""Good submissions, and ways to forge or damage them, each with the check that has to name it.
+
+A forger changes the plain data of a submission and packs it again with fitting hashes, as somebody would who knows the
+format. ``forged()`` yields the whole set; it is seeded, so that a miss can be looked at again.
+"""
+
+import copy
+import io
+import json
+import random
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from frugalbench.analysis.claims import claims_hash
+from frugalbench.analysis.submission import archive
+
+ROOT = Path(__file__).parents[1]
+FIXTURE = ROOT / "tests/fixtures/submission/small-selftest.zip"
+
+
+@dataclass
+class Parts:
+    """A submission taken apart."""
+
+    manifest: dict[str, Any]
+    records: list[dict[str, Any]]
+    others: dict[str, bytes] = field(default_factory=dict)
+    self_test: str = "never self-tested"
+    tail: bytes = b""
+
+    def copy(self) -> "Parts":
+        return copy.deepcopy(self)
+
+    def files(self) -> dict[str, bytes]:
+        lines = b"".join(msgspec.json.encode(record) + b"\n" for record in self.records) + self.tail
+        return {"manifest.json": msgspec.json.encode(self.manifest), "records.jsonl": lines, **self.others}
+
+    def packed(self) -> bytes:
+        return archive.pack(self.files(), self.manifest["run_id"], "0.1.0", self.self_test, {})
+
+    def timed(self) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["samples"]]
+
+    def arms(self) -> list[str]:
+        return sorted({record["case"]["id"] for record in self.timed() if len(record["samples"]) >= 3})
+
+    def of(self, case: str) -> list[dict[str, Any]]:
+        return [record for record in self.timed() if record["case"]["id"] == case]
+
+
+def fixture() -> Parts:
+    """A small run of the self-test's workload, measured."""
+    with zipfile.ZipFile(FIXTURE) as found:
+        return _parts(found.read("manifest.json"), found.read("records.jsonl"))
+
+
+def _parts(manifest: bytes, records: bytes) -> Parts:
+    return Parts(json.loads(manifest), [json.loads(line) for line in records.splitlines()])
+
+
+def reference(*comparisons: str) -> Parts:
+    """Comparisons of the stored reference run as a run of their own; all of it where none is named."""
+    folder = ROOT / "results/cpu-reference"
+    parts = _parts((folder / "manifest.json").read_bytes(), (folder / "records.jsonl").read_bytes())
+    return _only(parts, comparisons) if comparisons else parts
+
+
+def conformance() -> Parts:
+    """The stored conformance run."""
+    folder = ROOT / "results/onnx-conformance"
+    return _parts((folder / "manifest.json").read_bytes(), (folder / "records.jsonl").read_bytes())
+
+
+def _only(parts: Parts, comparisons: tuple[str, ...]) -> Parts:
+    plan = parts.manifest["plan"]
+    plan["comparisons"] = [item for item in plan["comparisons"] if item["id"] in comparisons]
+    parts.records = [record for record in parts.records if record["comparison"] in comparisons]
+    return parts
+
+
+def synthetic(seed: int, arms: int = 3, replicates: int = 6, rounds: int = 7) -> Parts:
+    """A run on a card whose clock, turns, noise and joules are simulated; with a self-test of its own."""
+    draw = random.Random(seed)
+    parts = fixture()
+    manifest, model = parts.manifest, parts.records[0]
+    cases = []
+    for number in range(arms):
+        cost = {"token": 4, "flop": 2e6, "weight_bytes": 4e6, "traffic_bytes": 4e6, "op": 0.0, "parameters": 10**6}
+        case = {**model["case"], "id": f"moe_ffn/arm-{number}/s/decode/torch/cpu", "variant": f"arm-{number}"}
+        cases.append({**case, "workload": "moe_ffn", "cost": {**cost, "active_parameters": 10**6}})
+    planned = [{"id": f"arm-{n}", "cases": [case], "imports": [], "memory_bytes": 0} for n, case in enumerate(cases)]
+    comparison = {**manifest["plan"]["comparisons"][0], "id": "c", "workload": "moe_ffn", "arms": planned}
+    manifest["plan"]["comparisons"] = [comparison]
+    manifest["decisions"] = {"c": {"stop": True, "look": 1, "reason": "settled"}}
+    manifest["config"]["measure"] |= {"looks": [replicates], "sample_s": 0.02}
+    manifest["floor"] = 0.01
+    clock_ns, turn = 10**9, 0
+    parts.records = []
+    for replicate in range(replicates + 1):
+        records = [_record(model, case, n, replicate) for n, case in enumerate(cases)]
+        shifts = [draw.gauss(0, 0.02) for _ in cases]
+        for number in range(rounds):
+            for arm in draw.sample(range(arms), arms):
+                call_ns = 200_000 * (1 + arm) * 2.718281828 ** (shifts[arm] + abs(draw.gauss(0, 0.03)))
+                sample, clock_ns = _sample(draw, call_ns, clock_ns, number, turn)
+                turn += 1
+                records[arm]["samples"].append(sample)
+                if replicate:
+                    records[arm]["readings"].append(_reading(draw, sample))
+        for record in records:
+            record["readings"].append({**_reading(draw, record["samples"][0], 40.0), "role": "idle", "calls": 0})
+        parts.records += records
+    wall_s = clock_ns / 1e9 + 1
+    manifest["harness"] |= {"wall_s": wall_s, "measuring_s": wall_s - 0.5, "prepared_s": 0.2}
+    manifest |= {"started": "2026-11-01T10:00:00Z", "ended": "2026-11-01T10:59:00Z"}
+    test = {"aa_floor": 0.01, "fingerprint": manifest["machine_before"]["fingerprint"], "sentence": "few false alarms"}
+    parts.others["selftest.json"], parts.self_test = msgspec.json.encode(test), "present"
+    return parts
+
+
+def _record(model: dict[str, Any], case: dict[str, Any], arm: int, replicate: int) -> dict[str, Any]:
+    found = copy.deepcopy(model | {"case": case}) | {"comparison": "c", "arm": f"arm-{arm}", "replicate": replicate}
+    found["warmup"]["call_s"] = 2e-4 * (1 + arm)
+    return found | {"samples": [], "readings": [], "facts": {}}
+
+
+def _sample(draw: random.Random, call_ns: float, clock_ns: int, number: int, turn: int) -> tuple[dict[str, Any], int]:
+    start_ns, calls = clock_ns + draw.randrange(3_000_000, 4_000_000), max(1, round(2e7 / call_ns))
+    timed_ns = round(calls * call_ns)
+    look_ns = 200_000 + int(draw.expovariate(1 / 80_000))
+    seen = {"wall_s": (timed_ns + look_ns) / 1e9, "cpu_s": (timed_ns - draw.randrange(90_000)) / 1e9}
+    seen |= {"run_delay_s": 0.0, "quiet": True, "clock_hz": 3.1e9 + draw.random() * 1e8, "temperature_c": 61.0}
+    sample = {
+        "round": number,
+        "turn": turn,
+        "calls": calls,
+        "time_s": timed_ns / 1e9 / calls,
+        "start_s": start_ns / 1e9,
+    }
+    return sample | {"environment": seen, "void": None}, start_ns + timed_ns + look_ns
+
+
+def _reading(draw: random.Random, sample: dict[str, Any], power_w: float = 90.0) -> dict[str, Any]:
+    window_s = sample["environment"]["wall_s"]
+    found = {"joule": power_w * window_s * draw.uniform(0.95, 1.05), "scope": "cpu-package", "method": "powercap"}
+    found |= {"tier": "measured", "window_s": window_s, "calls": sample["calls"], "start_s": sample["start_s"]}
+    return found | {"round": sample["round"], "role": "gross"}
+
+
+PEAKS, LINEAR, SECOND = "machine_peaks", "quantized_linear/4096x4096", "quantized_linear/6144x2048"
+
+
+def good() -> Iterator[tuple[str, Parts]]:
+    """Twenty submissions that are what they say."""
+    yield "small run", fixture()
+    yield "reference", reference()
+    yield "conformance", conformance()
+    for item in ("moe_ffn/qwen3-30b-a3b@0.25", "moe_ffn/olmoe-1b-7b@0.25", LINEAR, SECOND, "allreduce"):
+        yield item, reference(PEAKS, item)
+    for item in ("onnx_model/transformer-block", "onnx_model/all-minilm-l6-v2", "cluster_model", PEAKS):
+        yield item, reference(item)
+    for seed in range(8):
+        yield f"synthetic {seed}", synthetic(seed, arms=2 + seed % 3, rounds=5 + seed % 4)
+
+
+# Forgers: (parts, draw) changed in place
+
+
+Forger = Callable[[Parts, random.Random], None]
+
+
+def _each(parts: Parts, draw: random.Random, change: Callable[[dict[str, Any]], None], share: float = 1.0) -> None:
+    """Change the samples of one arm."""
+    for record in parts.of(draw.choice(parts.arms())):
+        for sample in record["samples"]:
+            if draw.random() < share:
+                change(sample)
+
+
+def _consistently(sample: dict[str, Any], factor: float, whole: bool = True) -> None:
+    """Time, window and CPU time together, on whole nanoseconds."""
+    found = sample["environment"]
+    gap_s, timed_ns = found["wall_s"] - sample["calls"] * sample["time_s"], sample["calls"] * sample["time_s"] * 1e9
+    timed_ns = round(factor * timed_ns) if whole else factor * timed_ns
+    sample["time_s"] = timed_ns / 1e9 / sample["calls"]
+    found["wall_s"], found["cpu_s"] = timed_ns / 1e9 + gap_s, found["cpu_s"] * factor
+
+
+def halved(parts: Parts, draw: random.Random) -> None:
+    factor = draw.uniform(0.4, 0.7)
+    _each(parts, draw, lambda s: s.update(time_s=s["time_s"] * factor))
+
+
+def shaved(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: _consistently(s, 0.9137, whole=False))
+
+
+def doubled(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: _consistently(s, draw.uniform(8, 12)))
+
+
+def beyond_roof(parts: Parts, draw: random.Random) -> None:
+    for item in (parts.manifest["plan"]["comparisons"], parts.records):
+        for case in _cases(item):
+            if case["workload"] != PEAKS and case.get("cost"):
+                case["cost"] = {
+                    k: v * (60 if k in ("flop", "traffic_bytes", "op") else 1) for k, v in case["cost"].items()
+                }
+
+
+def _cases(items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for item in items:
+        yield from ([item["case"]] if "case" in item else [case for arm in item["arms"] for case in arm["cases"]])
+
+
+def high_peaks(parts: Parts, draw: random.Random) -> None:
+    for items in (parts.manifest["plan"]["comparisons"], parts.records):
+        for case in _cases(items):
+            if case["workload"] == PEAKS:
+                case["cost"] = {k: v * 400 for k, v in case["cost"].items()}
+
+
+def other_cost(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        record["case"]["cost"]["token"] *= 2
+
+
+def own_tolerance(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        record["case"]["tolerance"] = 1.0
+
+
+def dropped_arm(parts: Parts, draw: random.Random) -> None:
+    mine = [r for r in parts.of(draw.choice(parts.arms())) if r["replicate"]]
+    parts.records.remove(max(mine, key=lambda record: record["samples"][0]["time_s"]))
+
+
+def dropped_replicate(parts: Parts, draw: random.Random) -> None:
+    parts.records = [record for record in parts.records if record["replicate"] != 1]
+
+
+def too_few(parts: Parts, draw: random.Random) -> None:
+    last = max(record["replicate"] for record in parts.records)
+    parts.records = [record for record in parts.records if record["replicate"] < last]
+
+
+def stranger_case(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        record["arm"] = "mine"
+
+
+def own_claims(parts: Parts, draw: random.Random) -> None:
+    parts.manifest["claims_hash"] = f"{draw.getrandbits(64):016x}"
+
+
+def low_floor(parts: Parts, draw: random.Random) -> None:
+    parts.manifest["floor"] = 0.0005
+
+
+def foreign_self_test(parts: Parts, draw: random.Random) -> None:
+    found = {"aa_floor": 0.002, "fingerprint": "f" * 16, "sentence": ""}
+    parts.others["selftest.json"], parts.self_test = msgspec.json.encode(found), "present"
+    parts.manifest["floor"] = 0.002
+
+
+def promised_self_test(parts: Parts, draw: random.Random) -> None:
+    parts.others.pop("selftest.json", None)
+    parts.self_test = "present"
+
+
+def rounded(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        for sample in record["samples"]:
+            timed_s = round(sample["calls"] * sample["time_s"], 5)
+            sample["environment"]["wall_s"] = timed_s + draw.uniform(2e-4, 4e-4)
+            sample["time_s"] = timed_s / sample["calls"]
+
+
+def typed(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        for sample in record["samples"]:
+            sample["calls"], sample["time_s"] = 1, float(f"{sample['calls'] * sample['time_s']:.2g}") * 0.99
+            sample["environment"]["wall_s"] = sample["time_s"] + draw.uniform(2e-4, 4e-4)
+
+
+def generated(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        for sample in record["samples"]:
+            timed_s = sample["calls"] * sample["time_s"] * draw.lognormvariate(0, 0.01)
+            sample["time_s"] = 0.98 * timed_s / sample["calls"]
+            sample["environment"]["wall_s"] = 0.98 * timed_s + draw.uniform(2e-4, 4e-4)
+
+
+def copied(parts: Parts, draw: random.Random) -> None:
+    mine = [r for r in parts.of(draw.choice(parts.arms())) if r["replicate"]]
+    for record in mine[1:]:
+        for own, other in zip(record["samples"], mine[0]["samples"], strict=False):
+            own |= {k: copy.deepcopy(other[k]) for k in ("time_s", "calls", "environment")}
+
+
+def scaled_twin(parts: Parts, draw: random.Random) -> None:
+    ids = [case for case in parts.arms() if min(len(r["samples"]) for r in parts.of(case) if r["replicate"]) >= 5]
+    one, other = draw.sample(ids, 2)
+    for mine, theirs in zip(parts.of(one), parts.of(other), strict=False):
+        for own, sample in zip(mine["samples"], theirs["samples"], strict=False):
+            timed_ns = round(0.8 * sample["calls"] * sample["time_s"] * 1e9)
+            own["calls"], own["time_s"] = sample["calls"], timed_ns / 1e9 / sample["calls"]
+            own["environment"]["wall_s"] = timed_ns / 1e9 + draw.uniform(2e-4, 4e-4)
+
+
+def constant(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        for sample in record["samples"]:
+            sample |= {k: record["samples"][0][k] for k in ("time_s", "calls")}
+            sample["environment"]["wall_s"] = sample["calls"] * sample["time_s"] + draw.uniform(2e-4, 4e-4)
+
+
+def counting(parts: Parts, draw: random.Random) -> None:
+    case = draw.choice([c for c in parts.arms() if max(len(r["samples"]) for r in parts.of(c)) >= 4])
+    for record in parts.of(case):
+        first = record["samples"][0]
+        base_ns = round(first["calls"] * first["time_s"] * 1e9)
+        for number, sample in enumerate(record["samples"]):
+            timed_ns = base_ns + 123_457 * number
+            sample["calls"], sample["time_s"] = first["calls"], timed_ns / 1e9 / first["calls"]
+            sample["environment"]["wall_s"] = timed_ns / 1e9 + draw.uniform(2e-4, 4e-4)
+
+
+def same_overhead(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        for sample in record["samples"]:
+            sample["environment"]["wall_s"] = sample["calls"] * sample["time_s"] + 0.0003
+
+
+def one_clock(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        for sample in record["samples"]:
+            sample["environment"]["cpu_s"] = sample["environment"]["wall_s"]
+
+
+def fast_clock(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: s["environment"].update(clock_hz=draw.uniform(7e9, 1e10)))
+
+
+def slow_clock(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: s["environment"].update(clock_hz=3.1))
+
+
+def many_cpu_seconds(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: s["environment"].update(cpu_s=40 * s["environment"]["wall_s"]))
+
+
+def declared_as_measured(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        for reading in record["readings"]:
+            reading |= {"tier": "measured", "joule": reading.get("low_joule") or reading["joule"], "method": "declared"}
+
+
+def below_idle(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        for reading in record["readings"]:
+            if reading["role"] == "gross":
+                reading["joule"] *= 0.3
+
+
+def no_joules(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        for reading in record["readings"]:
+            reading["joule"] = 0.0
+
+
+def too_many_joules(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        for reading in record["readings"]:
+            reading["joule"] *= 1000.0
+
+
+def other_machine(parts: Parts, draw: random.Random) -> None:
+    for moment in ("machine_before", "machine_after"):
+        parts.manifest[moment] |= {"cpu_model": "AMD EPYC 9654 96-Core Processor", "name": "AMD EPYC 9654, 2 cores"}
+
+
+def with_a_card(parts: Parts, draw: random.Random) -> None:
+    for moment in ("machine_before", "machine_after"):
+        parts.manifest[moment]["gpus"] = ["NVIDIA B200"]
+
+
+def with_a_path(parts: Parts, draw: random.Random) -> None:
+    parts.manifest["notes"].append("read from /home/zhang/models/llama.gguf")
+
+
+def with_a_host(parts: Parts, draw: random.Random) -> None:
+    parts.timed()[0]["details"]["hostname"] = "lab-7"
+
+
+def with_an_address(parts: Parts, draw: random.Random) -> None:
+    parts.timed()[-1]["reason"] = "rank 1 at 10.24.3.17 answered late"
+
+
+def with_a_script(parts: Parts, draw: random.Random) -> None:
+    parts.others["report.html"] = b"<!doctype html><p>fine</p><img src='data:image/png;base64,' onerror='alert(1)'>"
+
+
+def with_a_link(parts: Parts, draw: random.Random) -> None:
+    parts.others["report.html"] = b"<!doctype html><link rel=stylesheet href='//example.org/a.css'>"
+
+
+def short_run(parts: Parts, draw: random.Random) -> None:
+    parts.manifest["ended"] = parts.manifest["started"]
+
+
+def no_end(parts: Parts, draw: random.Random) -> None:
+    parts.manifest |= {"ended": None, "harness": None}
+
+
+def long_windows(parts: Parts, draw: random.Random) -> None:
+    parts.manifest["harness"] |= {"wall_s": 0.5, "measuring_s": 0.4, "prepared_s": 0.0}
+
+
+def unverified(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        record["verification"] = None
+
+
+def wrong_output(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        record["verification"] |= {"error": 10 * record["verification"]["tolerance"], "passed": True}
+
+
+def large_process(parts: Parts, draw: random.Random) -> None:
+    parts.timed()[0]["pss_bytes"] = 1e15
+
+
+def unfinished(parts: Parts, draw: random.Random) -> None:
+    parts.manifest["state"] = "running"
+
+
+def cut_line(parts: Parts, draw: random.Random) -> None:
+    parts.tail = b'{"schema_version":1,"comp'
+
+
+def swapped_turns(parts: Parts, draw: random.Random) -> None:
+    record = max(parts.timed(), key=lambda item: len(item["samples"]))
+    one, other = record["samples"][0], record["samples"][-1]
+    one["turn"], other["turn"] = other["turn"], one["turn"]
+
+
+def shifted(parts: Parts, draw: random.Random) -> None:
+    case = draw.choice(parts.arms())
+    for record in parts.of(case):
+        mates = [r for r in parts.timed() if r["comparison"] == record["comparison"] and r is not record]
+        mate = next(r for r in mates if r["replicate"] == record["replicate"])
+        for own, other in zip(record["samples"], mate["samples"], strict=False):
+            own["start_s"] = other["start_s"] + 1e-3
+
+
+def cold_warmup(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        record["warmup"]["call_s"] *= 1e3
+
+
+def empty(parts: Parts, draw: random.Random) -> None:
+    parts.records = []
+
+
+def newer(parts: Parts, draw: random.Random) -> None:
+    parts.manifest["schema_version"] = 99
+
+
+def infinite(parts: Parts, draw: random.Random) -> None:
+    parts.timed()[0]["samples"][0]["time_s"] = 1e308
+
+
+def negative(parts: Parts, draw: random.Random) -> None:
+    parts.timed()[0]["samples"][0]["time_s"] *= -1
+
+
+def mistyped(parts: Parts, draw: random.Random) -> None:
+    parts.records[0]["replicate"] = "one"
+
+
+FORGERS: tuple[tuple[Forger, set[str], str], ...] = (
+    (halved, {"windows"}, "srt"), (shaved, {"resolution"}, "srt"), (doubled, {"turns", "dates"}, "srt"),
+    (beyond_roof, {"roofline"}, "r"), (high_peaks, {"roofline"}, "r"), (other_cost, {"plan"}, "rt"),
+    (own_tolerance, {"plan"}, "st"), (dropped_arm, {"plan"}, "srt"), (dropped_replicate, {"plan"}, "st"),
+    (too_few, {"plan"}, "st"), (stranger_case, {"plan"}, "st"), (own_claims, {"claims"}, "st"),
+    (low_floor, {"self-test"}, "srt"), (foreign_self_test, {"self-test"}, "st"),
+    (promised_self_test, {"self-test"}, "s"), (rounded, {"resolution"}, "srt"), (typed, {"resolution"}, "st"),
+    (generated, {"resolution"}, "srt"), (copied, {"copies"}, "srt"), (scaled_twin, {"twins"}, "t"),
+    (constant, {"regular"}, "st"), (counting, {"regular"}, "st"), (same_overhead, {"environment"}, "st"),
+    (one_clock, {"environment"}, "st"), (fast_clock, {"clocks"}, "st"), (slow_clock, {"clocks"}, "st"),
+    (many_cpu_seconds, {"windows"}, "st"), (declared_as_measured, {"joules"}, "r"), (below_idle, {"joules"}, "t"),
+    (no_joules, {"joules"}, "t"), (too_many_joules, {"joules"}, "t"), (other_machine, {"machine"}, "s"),
+    (with_a_card, {"machine"}, "sr"), (with_a_path, {"secrets"}, "s"), (with_a_host, {"secrets"}, "s"),
+    (with_an_address, {"secrets"}, "s"), (with_a_script, {"page"}, "s"), (with_a_link, {"page"}, "s"),
+    (short_run, {"dates"}, "s"), (no_end, {"dates"}, "s"), (long_windows, {"dates"}, "s"),
+    (unverified, {"outputs"}, "st"), (wrong_output, {"outputs"}, "st"), (large_process, {"outputs"}, "s"),
+    (unfinished, {"state"}, "s"), (cut_line, {"state"}, "s"), (swapped_turns, {"turns"}, "st"),
+    (shifted, {"turns"}, "st"), (cold_warmup, {"calls"}, "st"), (empty, {"plan"}, "s"), (newer, {"schema"}, "s"),
+    (infinite, {"schema"}, "s"), (negative, {"schema"}, "s"), (mistyped, {"schema"}, "s"),
+)  # fmt: skip
+"""Who forges, which check must say so, and which good submissions it works on: small run, reference, synthetic."""
+
+
+def damages(content: bytes) -> Iterator[tuple[str, bytes, str]]:
+    """Files that are no archive of ours any more."""
+    yield "cut short", content[: len(content) // 2], "archive"
+    yield "empty", b"", "archive"
+    middle = len(content) // 2
+    yield "a byte flipped", content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :], "archive"
+    with zipfile.ZipFile(io.BytesIO(content)) as found:
+        whole = {name: found.read(name) for name in found.namelist()}
+    for name, extra in (("../../.bashrc", "traversal"), ("/etc/passwd", "absolute"), ("run.py", "stowaway")):
+        yield extra, _zip({**whole, name: b"x"}), "archive"
+    yield "no records", _zip({k: v for k, v in whole.items() if k != "records.jsonl"}), "archive"
+    yield "bomb", _zip({**whole, "report.html": bytes(65 * 2**20)}), "archive"
+    yield "link", _zip(whole, link="records.jsonl"), "archive"
+    yield "twice", _zip(whole, again="manifest.json"), "archive"
+    changed = whole["records.jsonl"].replace(b'"replicate":1', b'"replicate":2', 1)
+    yield "changed after packing", _zip({**whole, "records.jsonl": changed}), "hashes"
+    yield "unlisted page", _zip({**whole, "report.html": b"<p>"}), "hashes"
+    other = whole["submission.json"].replace(b'"format": 1', b'"format": 7')
+    yield "other format", _zip({**whole, "submission.json": other}), "archive"
+
+
+def _zip(files: dict[str, bytes], link: str = "", again: str = "") -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in [*files.items(), *([(again, b"{}")] if again else [])]:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = (0o120777 if name == link else 0o100644) << 16
+            made.writestr(info, content)
+    return sink.getvalue()
+
+
+def forged() -> Iterator[tuple[str, bytes, set[str]]]:
+    """Name, content and the checks of which one must speak."""
+    bases = {"s": fixture(), "r": reference(PEAKS, LINEAR), "t": synthetic(100)}
+    for parts in bases.values():
+        parts.manifest["claims_hash"] = claims_hash()
+    for number, (forger, expected, letters) in enumerate(FORGERS):
+        for letter in letters:
+            parts = bases[letter].copy()
+            forger(parts, random.Random(f"{number}{letter}"))
+            yield f"{forger.__name__} on {letter}", parts.packed(), expected
+    for name, content, check in damages(bases["s"].packed()):
+        yield name, content, {check}
