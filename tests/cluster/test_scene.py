@@ -1,4 +1,4 @@
-"""Scenes: folding changes nothing, a step is the sum of its bytes where nothing happens, and bad files name place and remedy."""
+"""Scenes: folding changes nothing, a quiet step is the sum of its bytes, and bad files name place and remedy."""
 
 import math
 from pathlib import Path
