@@ -15,8 +15,7 @@ import msgspec
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row, rows
 from frugalbench.analysis.statistics import counted
-from frugalbench.gloo import FRAMED, Costs, Network, all_reduce_s, all_to_all_s, step_s
-from frugalbench.schema import Frozen
+from frugalbench.gloo import FRAMED, Costs, Network, Work, all_reduce_s, all_to_all_s, step_s
 
 WORKLOAD = "emulated_network"
 _START_MESSAGE_S = 3e-4
@@ -24,15 +23,6 @@ _MESSAGE_S, _PAYLOAD = (1e-6, 0.1), (0.5, 1.0)
 """Between which the fit looks."""
 _ITEM_BYTES = 4
 _MOST_RANKS, _MOST_BYTES = 64, 2**34
-
-
-class _Work(Frozen, frozen=True, kw_only=True):
-    kind: str
-    elements: int
-    blocks: tuple[tuple[int, ...], ...] = ()
-    compute_s: float = 0.0
-    steps: int = 1
-    overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +33,7 @@ class Point:
     """Variant of the case."""
     regime: str
     network: Network
-    work: _Work
+    work: Work
     calibration: bool
     row: Row
 
@@ -109,7 +99,7 @@ def _point(row: Row, params: dict[str, Any]) -> Point | None:
     """``None`` where a record's parameters describe no network that can be computed."""
     try:
         network = msgspec.convert(params.get("network"), Network)
-        work = msgspec.convert(params.get("work"), _Work)
+        work = msgspec.convert(params.get("work"), Work)
     except msgspec.ValidationError:
         return None
     point = Point(row.variant, row.regime, network, work, params.get("calibration") is True, row)

@@ -19,10 +19,10 @@ import msgspec
 import numpy as np
 
 from frugalbench.cluster.emulate.lockstep import rank_input
-from frugalbench.gloo import Network
+from frugalbench.gloo import Network, Work
 from frugalbench.schema import Arm, Artefact, Case
 from frugalbench.workloads.base import Arrays, Bound, Context
-from frugalbench.workloads.scene import Described, Work
+from frugalbench.workloads.scene import Described
 
 _START_S = 120.0
 _ANSWER_S = 300.0

@@ -22,7 +22,8 @@ from frugalbench.cluster.emulate.lockstep import REFILL, rank_input
 from frugalbench.cluster.emulate.namespaces import NoNetwork, enter, isolate
 from frugalbench.cluster.emulate.network import INTERFACE, Built, build
 from frugalbench.cluster.emulate.rank import die_with
-from frugalbench.workloads.scene import Described, Work
+from frugalbench.gloo import Work
+from frugalbench.workloads.scene import Described
 
 PATIENCE = timedelta(minutes=10)
 
