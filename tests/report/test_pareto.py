@@ -92,5 +92,5 @@ def test_the_tables_fit_and_the_page_has_a_chart(tmp_path):
 @pytest.mark.skipif(not charts.available(), reason="altair or vl-convert is not installed")
 def test_a_chart_per_group_names_its_schemes(tmp_path):
     (svg,) = charts.pareto_svgs(run_points(loaded(tmp_path, ANSWERED)))
-    assert svg.startswith("<svg") and "torch-int8-dynamic" in svg and "right answers" in svg
+    assert "<svg" in svg and "torch-int8-dynamic" in svg and "right answers" in svg
     assert charts.pareto_svgs([]) == []

@@ -6,6 +6,7 @@ process share its luck, so a single file gives ratios and no interval.
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class _File(msgspec.Struct):
 def load_any(path: Path | str) -> Run:
     """A run directory, a file of pytest-benchmark, or a folder of them; raises like :func:`load_run`."""
     path = Path(path)
-    if path.is_dir() and not (path / "manifest.json").exists() and any(path.glob("*.json")):
+    if path.is_dir() and not os.path.lexists(path / "manifest.json") and any(path.glob("*.json")):
         return _load(path, sorted(path.glob("*.json")))
     return _load(path, [path]) if path.suffix == ".json" and path.is_file() else load_run(path)
 

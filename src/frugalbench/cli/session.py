@@ -159,7 +159,7 @@ def _execute(
     outcome = engine.run()
     harness = Harness(
         wall_s=time.monotonic() - begin_s,
-        parent_cpu_s=time.process_time() - cpu_s,
+        parent_cpu_s=time.process_time() - cpu_s - outcome.modelling_cpu_s,
         measuring_s=outcome.measuring_s,
         prepared_s=outcome.prepared_s,
         peak_pss_bytes=outcome.peak_pss_bytes or None,

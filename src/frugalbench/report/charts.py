@@ -186,5 +186,5 @@ def _inline(svg: str, title: str) -> str:
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r' (?:role|aria-[a-z]+)="[^"]*"', "", svg)
     name = safe.html(f"Chart: {title}; its numbers are in the tables")
-    svg = re.sub(r"<svg ", f'<svg role="img" aria-label="{name}" ', svg, count=1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
     return f'<div class="scroll chart" role="region" tabindex="0" aria-label="{safe.html(title)}">{svg}</div>'
