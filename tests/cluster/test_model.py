@@ -78,7 +78,13 @@ def test_published_weak_scaling_lies_in_the_interval() -> None:
     """torchtitan, Llama-3.1 8B with FSDP on H100: 5,605 token/s per GPU on 128, 5,762 on 8 (points.csv)."""
     row = next(r for r in model.simulate("uniform", ("weak",)) if r.devices == 128)
     assert row.efficiency.low < 5605 / 5762 < row.efficiency.high
-    assert row.efficiency.value == pytest.approx(5605 / 5762, abs=0.03)
+
+
+@pytest.mark.xfail(strict=True, reason="0.997 against 0.973: rings through a node make its fabric no bottleneck")
+def test_published_weak_scaling_is_met_within_two_points() -> None:
+    """The model of training that is fitted to published rows (`simulate --against`) misses the same row by 1%."""
+    row = next(r for r in model.simulate("uniform", ("weak",)) if r.devices == 128)
+    assert row.efficiency.value == pytest.approx(5605 / 5762, abs=0.02)
 
 
 def test_a_cluster_file_gets_the_constants_of_published_tables() -> None:
