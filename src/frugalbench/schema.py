@@ -319,10 +319,13 @@ class Harness(Frozen, frozen=True, kw_only=True):
 
     wall_s: float
     parent_cpu_s: float
+    """Without what modelled cases computed."""
     measuring_s: float
     """Wall time less what exports and compilations took."""
     prepared_s: float = 0.0
     """Exports and compilations that were not cached yet."""
+    modelling_cpu_s: float = 0.0
+    """CPU time of modelled cases: work that was asked for, in the same process."""
     peak_pss_bytes: float | None = None
 
 

@@ -162,6 +162,7 @@ def _execute(
         parent_cpu_s=time.process_time() - cpu_s - outcome.modelling_cpu_s,
         measuring_s=outcome.measuring_s,
         prepared_s=outcome.prepared_s,
+        modelling_cpu_s=outcome.modelling_cpu_s,
         peak_pss_bytes=outcome.peak_pss_bytes or None,
     )
     store.write_manifest(_finished(manifest, outcome, harness))

@@ -370,6 +370,7 @@ def _harness_facts(run: Run) -> dict[str, str]:
     return {
         "wall time": f"{seconds(harness.wall_s)}, of which measuring {seconds(harness.measuring_s)}",
         "harness CPU": f"{seconds(harness.parent_cpu_s)}, {share(overhead)} of the wall time",
+        **({"CPU of modelled cases": seconds(harness.modelling_cpu_s)} if harness.modelling_cpu_s else {}),
         "peak PSS": byte_size(harness.peak_pss_bytes),
     }
 
