@@ -335,6 +335,7 @@ class Replicate:
                 turn=self.turns,
                 calls=reply.calls,
                 time_s=reply.time_s,
+                device_s=reply.device_s,
                 start_s=reply.start_s,
                 environment=reply.environment,
                 void=reply.void,
