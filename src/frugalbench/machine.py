@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from frugalbench.meters import gpu_state
 from frugalbench.meters.capabilities import Capability, ProbeResult, capabilities, deep_probes
 from frugalbench.meters.environment import (
     EnvironmentProbe,
@@ -141,10 +142,21 @@ class Machine:
         """Whether an NVIDIA device node is present. Imports nothing."""
         return device_node() is not None
 
+    @property
+    def gpu_l2_bytes(self) -> int:
+        """Last-level cache of the first board that CUDA may use; 0 where the driver does not tell."""
+        return next((board.l2_bytes or 0 for board in gpu_state.boards()), 0)
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """Memory of that board; ``None`` where the driver does not tell."""
+        return next((board.memory_bytes for board in gpu_state.boards()), None)
+
     def describe(self) -> dict[str, Any]:
         """Everything known, and what it does just now, as plain data for the manifest."""
         fixed = asdict(self) | {"flags": list(self.flags), "gpus": list(self.gpus)}
-        now = {"load_average": load_average(), "throttle_count": throttle_count()}
+        now: dict[str, Any] = {"load_average": load_average(), "throttle_count": throttle_count()}
+        now["gpu_boards"] = gpu_state.plain()
         cache = {"last_level_cache_bytes": self.last_level_cache_bytes if self.caches else None}
         return {"fingerprint": self.fingerprint, "name": self.name, **fixed, **cache, **now}
 

@@ -2,6 +2,8 @@
 
 import difflib
 import fnmatch
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 
@@ -30,6 +32,10 @@ MOST_CASES = 5000
 MOST_THREADS = 4096
 MOST_ARM_BYTES = 2.0**40
 MOST_CALL_BYTES = 2.0**40
+CONTEXT_BYTES = 2.0**30
+"""Of a GPU, for each worker: its CUDA context with the libraries' kernels (half of this on an H100), workspaces, and
+what an allocator keeps beyond what it was asked for."""
+MOST_GPU_SHARE = 0.95
 MOST_CALL_WORK = 1e16
 """Operations of one call: some seconds on the largest accelerator of today, hours on a CPU."""
 
@@ -51,7 +57,7 @@ def make_plan(
     comparisons = [kept for item in expansions for kept in (_select(found, only) for found in item.comparisons) if kept]
     modelled = [case for item in expansions for case in item.modelled if _matches(case.id, only)]
     skipped = [skip for item in expansions for skip in item.skipped if _matches(skip.case.id, only)]
-    fitted = [_fit(item, config.measure.memory_limit_bytes) for item in comparisons]
+    fitted = [_fit(item, config.measure.memory_limit_bytes, machine) for item in comparisons]
     comparisons = [item for item, _ in fitted if item.arms]
     skipped += [skip for _, skips in fitted for skip in skips]
     if not (comparisons or modelled):
@@ -188,26 +194,38 @@ def _select_arm(arm: Arm, only: str | None) -> Arm | None:
     return Arm(id=arm.id, cases=cases, imports=arm.imports, memory_bytes=arm.memory_bytes)
 
 
-def _fit(comparison: Comparison, limit_bytes: float) -> tuple[Comparison, list[Skipped]]:
+def _fit(comparison: Comparison, limit_bytes: float, machine: MachineView) -> tuple[Comparison, list[Skipped]]:
     """The arms that fit into memory together, taken in their order, and a reason for each of the others' cases.
 
-    Arms of a GPU hold their weights there, which this limit is not about.
+    Arms of a GPU hold their weights and a context there, those of a processor share what the config allows.
     """
     kept: list[Arm] = []
     skipped: list[Skipped] = []
-    held_bytes = 0.0
+    held_bytes: dict[str, float] = defaultdict(float)
     for arm in comparison.arms:
-        if arm.cases[0].device == "cpu" and held_bytes + arm.memory_bytes > limit_bytes:
-            beside = f" beside {byte_size(held_bytes)} of other arms" if held_bytes else ""
-            reason = (
-                f"would hold {byte_size(arm.memory_bytes)}{beside}; measure.memory_limit_bytes allows "
-                f"{byte_size(limit_bytes)}: raise it, take fewer arms, or make the shape smaller"
-            )
+        device = arm.cases[0].device
+        wanted_bytes = arm.memory_bytes + (CONTEXT_BYTES if device == "cuda" else 0.0)
+        allowed_bytes, remedy = _allowed(device, limit_bytes, machine)
+        if held_bytes[device] + wanted_bytes > allowed_bytes:
+            beside = f" beside {byte_size(held_bytes[device])} of other arms" if held_bytes[device] else ""
+            reason = f"would hold {byte_size(wanted_bytes)}{beside}; {remedy}"
             skipped += [Skipped(case=case, reason=reason) for case in arm.cases]
         else:
             kept.append(arm)
-            held_bytes += arm.memory_bytes
+            held_bytes[device] += wanted_bytes
     return msgspec.structs.replace(comparison, arms=tuple(kept)), skipped
+
+
+def _allowed(device: str, limit_bytes: float, machine: MachineView) -> tuple[float, str]:
+    """Bytes that the arms on a device may hold together, and what to do where they are not enough."""
+    if device == "cpu":
+        advice = "raise it, take fewer arms, or make the shape smaller"
+        return limit_bytes, f"measure.memory_limit_bytes allows {byte_size(limit_bytes)}: {advice}"
+    has_bytes = machine.gpu_memory_bytes if device == "cuda" else None
+    if has_bytes is None:
+        return math.inf, ""
+    advice = "take fewer arms, or make the shape smaller"
+    return MOST_GPU_SHARE * has_bytes, f"the GPU has {byte_size(has_bytes)} for all arms of a comparison: {advice}"
 
 
 def _matches(text: str, only: str | None) -> bool:

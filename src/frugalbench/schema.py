@@ -190,6 +190,10 @@ class Environment(Frozen, frozen=True, kw_only=True):
     """Processor temperature at the end of the window."""
     gpu_throttle: tuple[str, ...] | None = None
     """Why the GPU held its clocks back, at either end of the window; ``None`` where it is not read."""
+    gpu_clock_hz: float | None = None
+    """Clock of the GPU's multiprocessors just after the window."""
+    gpu_memory_clock_hz: float | None = None
+    gpu_temperature_c: float | None = None
 
 
 class Sample(Frozen, frozen=True, kw_only=True):
@@ -200,6 +204,9 @@ class Sample(Frozen, frozen=True, kw_only=True):
     calls: int
     time_s: float
     """Per call."""
+    device_s: float | None = None
+    """Per call by the clock of the device that computed: from the first launch to the end of the last kernel, gaps
+    between kernels included. ``None`` on a processor."""
     start_s: float
     """On the run's monotonic clock."""
     environment: Environment

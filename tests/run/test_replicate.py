@@ -239,3 +239,24 @@ def test_a_quiet_regime_does_not_hide_that_another_one_lost_every_round(tmp_path
     result = run_fake(tmp_path / "run", make_comparison(*arms), rounds=4)
     steady = {(record.case.regime, record.steady_load) for record in result.by_replicate()[1]}
     assert steady == {("decode", True), ("batch", False), ("prefill", False), ("training", False)}
+
+
+def overlapping(loads):
+    ordered = sorted(loads, key=lambda load: load["begin"])
+    return [one["end"] > other["begin"] for one, other in itertools.pairwise(ordered)]
+
+
+@pytest.mark.parametrize(("device", "side_by_side"), [("cpu", False), ("webgpu", True)])
+def test_only_arms_of_a_device_load_side_by_side_and_nothing_computes_meanwhile(tmp_path, device, side_by_side):
+    log = str(tmp_path / "log")
+    arms = (make_arm(name, log=log, device=device, slow_load=0.3) for name in ("one", "two", "three"))
+    result = run_fake(tmp_path / "run", make_comparison(*arms), looks=(1,), pilot_rounds=1)
+    assert {record.status for record in result.records} == {Status.OK}
+    loads = log_entries(log, "load")
+    pilot, later = loads[:3], loads[3:]
+    assert overlapping(pilot) == overlapping(later) == [side_by_side] * 2
+    computing = log_entries(log, "output", "call")
+    assert (
+        not any(load["begin"] < entry["end"] and entry["begin"] < load["end"] for load in loads for entry in computing)
+        or not side_by_side
+    )

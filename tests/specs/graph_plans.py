@@ -14,6 +14,9 @@ class Machine:
     def installed(self, package):
         return None if package in self.missing else "1.0"
 
+    gpu_l2_bytes = 50 * 2**20
+    gpu_memory_bytes = 80 * 2**30
+
     def has_cuda(self):
         return False
 

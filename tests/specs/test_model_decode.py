@@ -23,6 +23,9 @@ class Machine:
     def installed(self, package: str) -> str | None:
         return None if package in self.absent else "1.0"
 
+    gpu_l2_bytes = 50 * 2**20
+    gpu_memory_bytes = 80 * 2**30
+
     def has_cuda(self) -> bool:
         return True
 

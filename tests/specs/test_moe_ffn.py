@@ -25,6 +25,9 @@ class Machine:
     def installed(self, package):  # noqa: ARG002
         return "1.0"
 
+    gpu_l2_bytes = 50 * 2**20
+    gpu_memory_bytes = 80 * 2**30
+
     def has_cuda(self):
         return False
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from frugalbench.meters import counters
 from frugalbench.meters.counters import PAGE_BYTES, TICK_S
+from frugalbench.meters.gpu_state import Pulse
 from frugalbench.meters.gpu_throttle import Reasons
 from frugalbench.schema import Environment
 
@@ -64,8 +65,9 @@ class EnvironmentProbe:
 
     ``pids`` are further processes whose CPU time and run delay count as the worker's own (ranks that it started).
     Commands that the worker starts and waits for count as its own too, when they end; their run delay is not seen.
-    ``gpu_reasons`` is asked at both ends of a window why the GPU holds its clocks back. Make the probe in the worker
-    itself: after a fork the descriptors would still belong to the parent.
+    ``gpu_reasons`` is asked at both ends of a window why the GPU holds its clocks back, ``gpu_pulse`` at its end for
+    its clocks and heat. Make the probe in the worker itself: after a fork the descriptors would still belong to the
+    parent.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class EnvironmentProbe:
         proc: Path = Path("/proc"),
         sys: Path = Path("/sys"),
         gpu_reasons: Reasons | None = None,
+        gpu_pulse: Callable[[], Pulse | None] | None = None,
     ) -> None:
         self._proc = proc
         self._pids = (os.getpid(), *pids)
@@ -88,6 +91,7 @@ class EnvironmentProbe:
         self._clock = counters.open_if_quick(cpu0 / "cpufreq/scaling_cur_freq")
         self._temperature = counters.open_if_quick(counters.temperature_file(sys))
         self._gpu_reasons = gpu_reasons
+        self._gpu_pulse = gpu_pulse
         self._begun: tuple[Strain, Look] | None = None
 
     def begin(self) -> None:
@@ -101,6 +105,7 @@ class EnvironmentProbe:
             raise RuntimeError("EnvironmentProbe.end without begin")
         now = self.look()
         clock_khz = counters.number(self._clock)
+        gpu = self._gpu_pulse() if self._gpu_pulse is not None else None
         (strained, before), strain = self._begun, self._strain()
         self._begun = None
         millidegrees = counters.number(self._temperature)
@@ -122,6 +127,9 @@ class EnvironmentProbe:
             preemptions=now.preemptions - before.preemptions,
             temperature_c=None if millidegrees is None else millidegrees * 1e-3,
             gpu_throttle=_united(strained.gpu_throttle, strain.gpu_throttle),
+            gpu_clock_hz=gpu.clock_hz if gpu else None,
+            gpu_memory_clock_hz=gpu.memory_clock_hz if gpu else None,
+            gpu_temperature_c=gpu.temperature_c if gpu else None,
         )
 
     def look(self) -> Look:

@@ -190,6 +190,14 @@ class SampleLine(Frozen, frozen=True, kw_only=True):
     """Of the processor at the end of the window."""
     gpu_throttle: str | None
     """JSON list: why the GPU held its clocks back."""
+    gpu_clock_hz: float | None
+    """Of the GPU's multiprocessors, just after the window."""
+    gpu_memory_clock_hz: float | None
+    """Of the GPU's memory, just after the window."""
+    gpu_temperature_c: float | None
+    """Of the GPU, just after the window."""
+    device_s: float | None
+    """Per call by the clock of the device that computed."""
 
 
 class ReadingLine(Frozen, frozen=True, kw_only=True):
@@ -414,15 +422,17 @@ def _record_values(run: Run) -> Values:
 
 
 _SAMPLE = attrgetter(*SampleLine.__struct_fields__[2:8])
-_AROUND = attrgetter(*SampleLine.__struct_fields__[8:-1])
+_AROUND = attrgetter(*SampleLine.__struct_fields__[8:-5])
+_GPU = attrgetter(*SampleLine.__struct_fields__[-4:-1])
 
 
 def _sample_values(run: Run) -> Values:
     name = run.manifest.run_id
     for number, record in enumerate(run.records, 1):
         for sample in record.samples:
-            held = sample.environment.gpu_throttle
-            yield (name, number, *_SAMPLE(sample), *_AROUND(sample.environment), None if held is None else _json(held))
+            around, held = sample.environment, sample.environment.gpu_throttle
+            throttle = None if held is None else _json(held)
+            yield (name, number, *_SAMPLE(sample), *_AROUND(around), throttle, *_GPU(around), sample.device_s)
 
 
 def _reading_values(run: Run) -> Values:

@@ -138,6 +138,7 @@ class Turned(msgspec.Struct, frozen=True, tag=True):
     environment: Environment
     void: str | None = None
     readings: tuple[Reading, ...] = ()
+    device_s: float | None = None
 
 
 class Idled(msgspec.Struct, frozen=True, tag=True):

@@ -22,6 +22,7 @@ import numpy as np
 
 from frugalbench import meters
 from frugalbench.meters import environment
+from frugalbench.meters.gpu_state import pulse_of
 from frugalbench.meters.gpu_throttle import gpu_throttle_reasons
 from frugalbench.run import family, memory, placement, protocol
 from frugalbench.run.agreement import Agreement
@@ -31,6 +32,7 @@ from frugalbench.schema import FrugalbenchError, Quantity, Role, Tier, Verificat
 from frugalbench.specs import plugin
 from frugalbench.workloads import BUILDERS
 from frugalbench.workloads.base import Arrays, Bound, Context, NoPath
+from frugalbench.workloads.stopwatch import Elapsed, compiled, timed
 
 _STEADY_SHARE = 0.1
 """Warm-up ends when three successive blocks agree within this share."""
@@ -171,7 +173,9 @@ class Session:
                 problems[case.id] = one_line(problem)
         load_s = time.perf_counter() - started
         self.probe = environment.EnvironmentProbe(
-            pids=getattr(self.loaded, "pids", ()), gpu_reasons=gpu_throttle_reasons(self.job.device)
+            pids=getattr(self.loaded, "pids", ()),
+            gpu_reasons=gpu_throttle_reasons(self.job.device),
+            gpu_pulse=pulse_of(self.job.device),
         )
         gc.collect()
         gc.freeze()
@@ -265,7 +269,7 @@ class Session:
         calls, steady = 0, False
         per_block = 1
         while not steady and (len(blocks) < 2 or time.perf_counter() - started < request.limit_s):
-            block_s = self._placed(request.case, partial(self._run, request.case, bound, per_block))
+            block_s = self._placed(request.case, partial(self._run, request.case, bound, per_block)).host_s
             calls += per_block
             blocks.append(block_s / per_block)
             if block_s > request.limit_s and (len(blocks) > 1 or block_s > _HOPELESS_CALL_S):
@@ -305,18 +309,21 @@ class Session:
         start_s = time.monotonic() - self.job.start_s
         watch = placement.Watch()
         window = self._window() if request.energy else None
+        built = compiled(bound)
         self.probe.begin()
-        calls, elapsed_s = self._run_filling(request, bound, calls)
+        calls, elapsed = self._run_filling(request, bound, calls)
         seen = self.probe.end(quiet_wait_s=waited_s, quiet=quiet)
         readings = window.close(calls, origin_s=self.job.start_s) if window is not None else ()
-        self.busy[request.case] = watch.busy(elapsed_s, self.cores)
+        self.busy[request.case] = watch.busy(elapsed.host_s, self.cores)
         gc.enable()
+        spoilt = environment.void_reason(seen, self.context.threads, self.cores, bound.most_cpu_share)
         return protocol.Turned(
             calls=calls,
-            time_s=elapsed_s / calls,
+            time_s=elapsed.host_s / calls,
+            device_s=None if elapsed.device_s is None else elapsed.device_s / calls,
             start_s=start_s,
             environment=seen,
-            void=environment.void_reason(seen, self.context.threads, self.cores, bound.most_cpu_share),
+            void=_late(compiled(bound) - built) or spoilt,
             readings=readings,
         )
 
@@ -325,20 +332,20 @@ class Session:
         if request.lead_in_s <= 0:
             return math.inf
         stop = time.perf_counter() + request.lead_in_s
-        call_s = self._run(request.case, bound, 1)
+        call_s = self._run(request.case, bound, 1).host_s
         while time.perf_counter() < stop:
-            call_s = min(call_s, self._run(request.case, bound, 1))
+            call_s = min(call_s, self._run(request.case, bound, 1).host_s)
         return call_s
 
-    def _run_filling(self, request: protocol.Turn, bound: Bound, calls: int) -> tuple[int, float]:
+    def _run_filling(self, request: protocol.Turn, bound: Bound, calls: int) -> tuple[int, Elapsed]:
         """``calls`` calls, and more where they end before the window is filled; how many they were, and their time."""
-        elapsed_s = self._run(request.case, bound, calls)
-        while elapsed_s < request.fill_s:
-            missing = (request.fill_s - elapsed_s) * calls / max(elapsed_s, 1e-9)
+        elapsed = self._run(request.case, bound, calls)
+        while elapsed.host_s < request.fill_s:
+            missing = (request.fill_s - elapsed.host_s) * calls / max(elapsed.host_s, 1e-9)
             more = min(max(1, math.ceil(missing)), 2 * calls)
-            elapsed_s += self._run(request.case, bound, more)
+            elapsed += self._run(request.case, bound, more)
             calls += more
-        return calls, elapsed_s
+        return calls, elapsed
 
     def _window(self) -> meters.Window:
         return meters.window(self.meters, device=self.job.device, watched=True, cores=self.usable)
@@ -354,17 +361,11 @@ class Session:
         idle = [msgspec.structs.replace(reading, role=Role.IDLE) for reading in readings if reading.role is Role.GROSS]
         return protocol.Idled(readings=tuple(idle))
 
-    def _run(self, case: str, bound: Bound, calls: int) -> float:
+    def _run(self, case: str, bound: Bound, calls: int) -> Elapsed:
         """Time ``calls`` successive positions of the rotation, synchronised at both ends."""
         batch, first = bound.batch or partial(_one_by_one, bound.call), self.position[case]
         self.position[case] = first + calls
-        bound.synchronize()
-        begin = time.perf_counter_ns()
-        kept = batch(first, calls)
-        bound.synchronize()
-        elapsed_ns = time.perf_counter_ns() - begin
-        del kept
-        return elapsed_ns * 1e-9
+        return timed(partial(batch, first, calls), bound)
 
     def close(self) -> None:
         """Release the arm."""
@@ -377,6 +378,11 @@ def _enough_calls(calls: int, call_s: float, least_s: float) -> int:
     if calls * call_s >= least_s:
         return calls
     return min(_MOST_LENGTHENING * calls, math.ceil(least_s / max(call_s, 1e-9)))
+
+
+def _late(compilations: int) -> str | None:
+    """Why a window does not count in which kernels were built: that is no part of any later call."""
+    return f"{compilations} kernels were compiled or tuned inside the window" if compilations else None
 
 
 def _one_by_one(call: Callable[[int], object], first: int, calls: int) -> object:

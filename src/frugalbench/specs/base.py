@@ -38,6 +38,16 @@ class MachineView(Protocol):
         """Whether an NVIDIA device node is present. Imports nothing."""
         ...
 
+    @property
+    def gpu_l2_bytes(self) -> int:
+        """Last-level cache of the device behind ``cuda``; 0 where it is not known."""
+        ...
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """Memory of that device; ``None`` where it is not known."""
+        ...
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from frugalbench.schema import Artefact, Case, Quantity
+from frugalbench.workloads.device import Device
 
 Arrays = dict[str, np.ndarray]
 
@@ -50,6 +51,8 @@ class Bound:
     rotation: int = 1
     """How many distinct inputs (and weights) are cycled through."""
     synchronize: Callable[[], None] = lambda: None
+    device: Device | None = None
+    """What the calls run on, where its own clock can be asked; its time must lie within the host's."""
     batch: Callable[[int, int], object] | None = None
     """Computes ``(first, calls)`` positions in a loop of its own, where even a Python call per position is too dear."""
     against: str = "the float64 reference"

@@ -67,6 +67,14 @@ class _View:
     def has_cuda(self) -> bool:
         return False
 
+    @property
+    def gpu_l2_bytes(self) -> int:
+        return 0
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        return None
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:

@@ -1,0 +1,174 @@
+"""What an NVIDIA board is and how it is set, by NVML and the CUDA driver; its clocks and heat beside a timed window.
+
+Nothing here changes a board. Serial numbers and uuids are not kept: results are handed on.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from typing import Any
+
+from frugalbench.meters import nvml
+from frugalbench.meters.gpu_throttle import bound_to_board
+
+_COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
+"""``nvmlComputeMode_t`` (``nvml.h``)."""
+_SM_CLOCK, _MEMORY_CLOCK, _GPU_TEMPERATURE = 1, 2, 0
+"""``NVML_CLOCK_SM``, ``NVML_CLOCK_MEM``, ``NVML_TEMPERATURE_GPU`` (``nvml.h``)."""
+_ASK_DRIVER_S = 30.0
+_ATTRIBUTES = {"l2_bytes": 38, "multiprocessors": 16, "major": 75, "minor": 76}
+"""``CUdevice_attribute`` (``cuda.h``): L2_CACHE_SIZE, MULTIPROCESSOR_COUNT, COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+_ASK_DRIVER = """
+import ctypes, json, sys
+cuda, wanted = ctypes.CDLL("libcuda.so.1"), json.loads(sys.argv[1])
+count, device, value, version = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+def ok(code):
+    if code:
+        sys.exit(f"CUDA error {code}")
+ok(cuda.cuInit(0))
+ok(cuda.cuDriverGetVersion(ctypes.byref(version)))
+ok(cuda.cuDeviceGetCount(ctypes.byref(count)))
+found = []
+for number in range(count.value):
+    ok(cuda.cuDeviceGet(ctypes.byref(device), number))
+    board = {"cuda_version": version.value}
+    for name, attribute in wanted.items():
+        ok(cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
+        board[name] = value.value
+    found.append(board)
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board that CUDA may use. ``None`` where the driver does not tell."""
+
+    name: str
+    driver: str | None = None
+    cuda_version: str | None = None
+    """The newest CUDA that the driver serves."""
+    compute_capability: str | None = None
+    multiprocessors: int | None = None
+    memory_bytes: int | None = None
+    l2_bytes: int | None = None
+    power_limit_w: float | None = None
+    default_power_limit_w: float | None = None
+    most_clock_hz: float | None = None
+    most_memory_clock_hz: float | None = None
+    persistence: bool | None = None
+    compute_mode: str | None = None
+    mig: bool | None = None
+    mps: bool | None = None
+    """Whether a client of the multi-process service is on the board."""
+    foreign_processes: int | None = None
+    """Processes that compute on the board now; before a run none of them is ours."""
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Clocks and heat at one moment."""
+
+    clock_hz: float | None
+    memory_clock_hz: float | None
+    temperature_c: float | None
+
+
+@cache
+def boards() -> tuple[Board, ...]:
+    """The boards that CUDA may use, in CUDA's order; empty without a driver that answers. Asked once a process."""
+    if nvml.device_node() is None:
+        return ()
+    try:
+        driver = nvml._load()
+        numbers = nvml.visible_boards(driver)
+    except Exception:  # the binding has a class of its own for each error code
+        return ()
+    return tuple(describe(driver, number, facts) for number, facts in zip(numbers, _padded(numbers), strict=False))
+
+
+def _padded(numbers: list[int]) -> list[dict[str, int]]:
+    """What the CUDA driver says of each board; nothing where it does not answer."""
+    told = ask_driver()
+    return [told[place] if place < len(told) else {} for place in range(len(numbers))]
+
+
+def ask_driver() -> list[dict[str, int]]:
+    """Attributes by board, from a process of its own: after ``cuInit`` a process's children could not use CUDA."""
+    program = [sys.executable, "-I", "-c", _ASK_DRIVER, json.dumps(_ATTRIBUTES)]
+    try:
+        answer = subprocess.run(program, capture_output=True, timeout=_ASK_DRIVER_S, check=True).stdout
+        found: list[dict[str, int]] = json.loads(answer)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+    return found
+
+
+def describe(driver: Any, number: int, facts: dict[str, int]) -> Board:
+    """Board ``number`` of NVML; ``facts`` are the CUDA driver's."""
+    ask = partial(_asked, driver, number)
+    limit, usual = ask("nvmlDeviceGetEnforcedPowerLimit"), ask("nvmlDeviceGetPowerManagementDefaultLimit")
+    mig = ask("nvmlDeviceGetMigMode")
+    version = facts.get("cuda_version")
+    return Board(
+        name=str(ask("nvmlDeviceGetName") or "unnamed board"),
+        driver=_or_none(lambda: str(driver.nvmlSystemGetDriverVersion())),
+        cuda_version=f"{version // 1000}.{version % 1000 // 10}" if version else None,
+        compute_capability=f"{facts['major']}.{facts['minor']}" if "major" in facts else None,
+        multiprocessors=facts.get("multiprocessors"),
+        memory_bytes=_or_none(lambda: int(ask("nvmlDeviceGetMemoryInfo").total)),
+        l2_bytes=facts.get("l2_bytes"),
+        power_limit_w=None if limit is None else limit * 1e-3,
+        default_power_limit_w=None if usual is None else usual * 1e-3,
+        most_clock_hz=_hertz(ask("nvmlDeviceGetMaxClockInfo", _SM_CLOCK)),
+        most_memory_clock_hz=_hertz(ask("nvmlDeviceGetMaxClockInfo", _MEMORY_CLOCK)),
+        persistence=_flag(ask("nvmlDeviceGetPersistenceMode")),
+        compute_mode=_COMPUTE_MODES.get(ask("nvmlDeviceGetComputeMode")),
+        mig=None if mig is None else bool(mig[0]),
+        mps=_or_none(lambda: bool(len(ask("nvmlDeviceGetMPSComputeRunningProcesses")))),
+        foreign_processes=_or_none(lambda: len(ask("nvmlDeviceGetComputeRunningProcesses"))),
+    )
+
+
+def plain() -> list[dict[str, Any]]:
+    """The boards as plain data for the manifest."""
+    return [asdict(board) for board in boards()]
+
+
+def pulse_of(device: str) -> Callable[[], Pulse | None] | None:
+    """What tells clocks and heat of a CUDA device; ``None`` for any other, and where NVML does not answer."""
+    return bound_to_board(device, pulse)
+
+
+def pulse(driver: Any, number: int) -> Pulse:
+    """Clocks and heat of board ``number`` now."""
+    ask = partial(_asked, driver, number)
+    degrees = ask("nvmlDeviceGetTemperature", _GPU_TEMPERATURE)
+    return Pulse(
+        clock_hz=_hertz(ask("nvmlDeviceGetClockInfo", _SM_CLOCK)),
+        memory_clock_hz=_hertz(ask("nvmlDeviceGetClockInfo", _MEMORY_CLOCK)),
+        temperature_c=None if degrees is None else float(degrees),
+    )
+
+
+def _asked(driver: Any, number: int, function: str, *arguments: Any) -> Any:
+    return _or_none(lambda: getattr(driver, function)(driver.nvmlDeviceGetHandleByIndex(number), *arguments))
+
+
+def _or_none(ask: Callable[[], Any]) -> Any:
+    """What NVML answers; ``None`` for what the board or its driver does not support."""
+    try:
+        return ask()
+    except Exception:  # as above
+        return None
+
+
+def _hertz(megahertz: int | None) -> float | None:
+    return None if megahertz is None else megahertz * 1e6
+
+
+def _flag(value: int | None) -> bool | None:
+    return None if value is None else bool(value)

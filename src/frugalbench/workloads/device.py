@@ -1,0 +1,135 @@
+"""What computes beside the processor: its queue, its own clock, and calls recorded once and replayed.
+
+Work on a device is asynchronous, so a host clock tells the truth only when both ends of a window wait for the queue.
+The device's events tell how long the queue itself was at it, which holds the host's figure to account.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+Call = Callable[[int], object]
+
+_SETTLING_CALLS = 2
+"""Eager calls of a position before it is recorded: libraries allocate workspaces and choose kernels in the first."""
+
+
+class Device(Protocol):
+    """One device and the queue that a worker feeds."""
+
+    def synchronize(self) -> None:
+        """Wait until the queue is empty."""
+        ...
+
+    def event(self) -> Any:
+        """A mark at the end of the queue, which gets its time when the device reaches it."""
+        ...
+
+    def elapsed_s(self, first: Any, last: Any) -> float:
+        """Time between two marks by the device's clock; waits for the later one."""
+        ...
+
+    def captured(self, call: Call, rotation: int) -> tuple[Call, str]:
+        """``call`` with each of its ``rotation`` positions recorded and replayed in one launch, and how that went.
+
+        Where the device or the call cannot be recorded, ``call`` itself with the reason.
+        """
+        ...
+
+    def compilations(self) -> int:
+        """Kernels that this process has compiled or tuned so far."""
+        ...
+
+
+def of(name: str) -> Device | None:
+    """The device of that name; ``None`` for the processor, where a call returns when it is done."""
+    if name == "cpu":
+        return None
+    return Cuda()
+
+
+class Cuda:
+    """The current CUDA (or ROCm) device, through torch; its current stream is the queue."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch = torch
+        _count_triton()
+
+    def synchronize(self) -> None:
+        """Wait for every stream of the device."""
+        self._torch.cuda.synchronize()
+
+    def event(self) -> Any:
+        """A timing event, recorded."""
+        event = self._torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def elapsed_s(self, first: Any, last: Any) -> float:
+        """Seconds; CUDA resolves about half a microsecond (``cudaEventElapsedTime``)."""
+        last.synchronize()
+        return float(first.elapsed_time(last)) * 1e-3
+
+    def captured(self, call: Call, rotation: int) -> tuple[Call, str]:
+        """One CUDA graph per position, in a memory pool of their own; outputs stay where the recording put them."""
+        torch = self._torch
+        graphs: list[Any] = []
+        outputs: list[object] = []
+        try:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for index in [position for position in range(rotation) for _ in range(_SETTLING_CALLS)]:
+                    call(index)
+            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.synchronize()
+            for index in range(rotation):
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
+                    outputs.append(call(index))
+                graphs.append(graph)
+            torch.cuda.synchronize()
+        except RuntimeError as problem:
+            torch.cuda.synchronize()
+            return call, f"eager: cannot be recorded as a CUDA graph: {str(problem).strip().splitlines()[0]}"
+
+        def replay(index: int) -> object:
+            index %= rotation
+            graphs[index].replay()
+            return outputs[index]
+
+        return replay, f"CUDA graph, one for each of {rotation} positions"
+
+    def compilations(self) -> int:
+        """Kernels built by Triton and graphs compiled by torch.compile."""
+        return _triton_compilations[0] + _dynamo_graphs()
+
+
+_triton_compilations = [0]
+_counting = [False]
+
+
+def _count_triton() -> None:
+    """Have Triton tell of every kernel that it compiles, where it is there and has such a hook (3.4 and later)."""
+    import importlib.util
+
+    if _counting[0] or importlib.util.find_spec("triton") is None:
+        return
+    from triton import knobs
+
+    before = knobs.runtime.jit_post_compile_hook
+
+    def told(*args: Any, **kwargs: Any) -> Any:
+        _triton_compilations[0] += 1
+        return before(*args, **kwargs) if before is not None else None
+
+    knobs.runtime.jit_post_compile_hook = told
+    _counting[0] = True
+
+
+def _dynamo_graphs() -> int:
+    import sys
+
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo is not None else 0
