@@ -2,18 +2,20 @@
 
 Stored, for N outputs and K inputs, K filled up to whole blocks of ``BLOCK`` = 256 inputs with groups that are zero:
 
-``words_NW``   int32, N x K/8. Word ``32 b + w`` of a row holds the codes of inputs ``256 b + 32 s + w`` for s = 0 to 7, code
-               s in bits 4s to 4s + 3. So the codes in one place of 32 neighbouring words belong to 32 neighbouring
-               inputs, 16 bytes of words are four lanes' worth of each, and no value ever changes lane to meet its input.
-``scales_GN``  one number per group of 32, 64 or 128 inputs and output, outputs innermost. Plain: the scale, in the type of
-               the activations. With offsets: int32, the scale's bits in the lower half, the middle value's in the upper.
+``words_NW``   int32, N x K/8. Word ``32 b + w`` of a row holds the codes of inputs ``256 b + 32 s + w`` for s = 0 to 7,
+               code s in bits 4s to 4s + 3. So the codes in one place of 32 neighbouring words belong to 32 neighbouring
+               inputs: a lane reads 16 bytes of words at a time, and no value changes lane to meet its input.
+``scales_GN``  one number per group of 32, 64 or 128 inputs and output, outputs innermost. Plain: the scale, in the type
+               of the activations. With offsets: int32, the scale's bits in the lower half, the middle value's above.
 
-A weight is ``(code - 8) · scale + middle``. No integer is converted to a float: a code in bits 16 to 19 under the exponent
-of 128 *is* the float32 128 + code, and in bits 12 to 15 under that of 2048 it is 2048 + code; one multiply-add makes the weight.
+A weight is ``(code - 8) · scale + middle``. No integer is converted to a float: a code in bits 16 to 19 under the
+exponent of 128 *is* the float32 128 + code, and in bits 12 to 15 under that of 2048 it is 2048 + code; one multiply-add
+makes the weight.
 
-Few tokens (:func:`_vector`) are multiplied in float32 on the plain units; more (:func:`_tile`) on the matrix units, weights rounded
-to the activations' type, as ``W x^T`` so that outputs fill the tall side. Where the inputs are split between programs, each
-leaves its part in memory and the last to arrive adds them up in order: results are the same bits each time.
+Few tokens (:func:`_vector`) are multiplied in float32 on the plain units; more (:func:`_tile`) on the matrix units,
+weights rounded to the activations' type, as ``W x^T`` so that outputs fill the tall side. Where the inputs are split
+between programs, each leaves its part in memory and the last to arrive adds them up in order: results are the same bits
+each time.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ MOST_VECTOR_TOKENS = 4
 def _codes(words, PLACE: tl.constexpr, INTERPRETED: tl.constexpr):
     """Floats ``base + code`` of one place, base 2048 where the place is even and 128 where it is odd.
 
-    Written out, "and" and "or" take two instructions on a unit of half speed; the compiler does not join them by itself.
+    Written out, "and" and "or" take two instructions on a unit of half speed; the compiler does not join them.
     """
     if PLACE < 2:
         moved = words << 12
@@ -127,7 +129,7 @@ def _vector(
     if TOKENS > 2:
         _finish(tl.sum(sum2, 1), 2, y, parts, tokens, outputs, column, inside, SPLITS)
         _finish(tl.sum(sum3, 1), 3, y, parts, tokens, outputs, column, inside, SPLITS)
-    if SPLITS > 1:
+    if SPLITS > 1:  # noqa: SIM102 (decided when compiled)
         if _is_last(arrived + tl.program_id(0), SPLITS):
             for token in tl.static_range(TOKENS):
                 total = tl.zeros((COLUMNS,), tl.float32)
@@ -224,8 +226,8 @@ class Config:
 class Packed:
     """A stored matrix; see the module."""
 
-    words_NW: torch.Tensor
-    scales_GN: torch.Tensor
+    words_NW: torch.Tensor  # noqa: N815 (shape suffix)
+    scales_GN: torch.Tensor  # noqa: N815
     inputs: int
     group: int
     offsets: bool

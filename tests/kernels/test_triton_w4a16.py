@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,9 @@ pytestmark = pytest.mark.real
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="needs the extra 'triton'; its interpreter runs without a GPU")
 
-from frugalbench.workloads.layers import triton_file  # noqa: E402
+from frugalbench.specs import quant_formats  # noqa: E402
+from frugalbench.workloads.layers import quant_cuda, quant_device, triton_file  # noqa: E402
+from frugalbench.workloads.layers import quant_values as values  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 inside = pytest.mark.skipif(not INTERPRETED, reason="runs in a process of its own, see the first test")
@@ -25,7 +28,7 @@ def test_all_of_this_file_in_the_interpreter():
         program, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "6 passed" in done.stdout
+    assert "7 passed" in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def kernel():
 
 
 def drawn(kernel, number):
-    """A shape and a cut of it at random: odd counts of groups and of 32 outputs, one token, tokens that fill no tile."""
+    """A shape and a cut of it at random: odd counts of groups and of 32 outputs, one token, tiles that are not full."""
     rng = torch.Generator().manual_seed(number)
 
     def pick(*values):
@@ -77,6 +80,20 @@ def test_it_multiplies_what_is_stored_at_any_shape(kernel, quarter):
         wanted = x.double() @ meaning(packed).t()
         limit = 3.5e-2 if dtype is torch.bfloat16 else 5e-3
         assert float((found - wanted).abs().max() / wanted.pow(2).mean().sqrt()) < limit, (number, config)
+
+
+@inside
+def test_the_arm_answers_what_its_stored_words_say():
+    params = {"values": "bfloat16", "group_size": 64, "copies": 2}
+    layer = quant_cuda.W4A16(
+        SimpleNamespace(params=params), lambda copy: quant_device.weights(3, copy, 32, 320, "cpu"), "cpu"
+    )
+    x = values.inputs(3, 1, 3, 320)
+    found = layer.to_numpy(layer.run(1, layer.prepare(x)))
+    wanted = layer.stored(1).multiply(values.weights(3, 1, 32, 320), layer.activations(x))
+    assert abs(found - wanted).max() < 3e-2 * (wanted**2).mean() ** 0.5
+    assert layer.stored_bytes() == quant_formats.stored_bytes("places", 32, 320, 4, 64)
+    assert list(layer.details["configs"]) == ["3"]
 
 
 @inside

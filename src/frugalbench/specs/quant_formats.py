@@ -14,11 +14,11 @@ nbits        N ceil(K/g) (g b/8 + 4) + N ceil(ceil(K/g) b/8): packed codes, floa
              (ONNX Runtime, contrib operator MatMulNBits, b bits in groups of g)
 grouped      NK b/8 + 4 NG + NG b/8: the same without padding, as OpenVINO's compiled model holds it; 8 bits: g = K
 tinygemm     NK/2 + 4 NG: a bfloat16 scale and offset per group (torch's ``_weight_int4pack_mm_for_cpu``)
-tiles        the same with K filled up to whole 1024 (torch's ``_weight_int4pack_mm`` on CUDA, ``tile_packed_to_4d``)
+tiles        the same with K filled up to whole 1024 (torch's ``_weight_int4pack_mm`` on CUDA)
 fp4          as nf4, with the 16 values of a 4-bit float (bitsandbytes)
 float8-rows  NK + 4 N: e4m3 codes and a float32 scale per output (OCP 8-bit floating point specification)
-places       NK/2 + 4 NG with K filled up to whole 256: a 16-bit scale and middle value per group (the own Triton kernel;
-             ``kernels/triton/w4a16.py``)
+places       NK/2 + 4 NG with K filled up to whole 256: a 16-bit scale and middle value per group (the own Triton
+             kernel, ``kernels/triton/w4a16.py``)
 q4_0, q8_0   18 and 34 bytes per 32 weights: a float16 scale and 4- or 8-bit codes (GGML, ``ggml-common.h``)
 panels       whole panels of 16 outputs and blocks of 128 inputs: 4, 1 or 9/16 bytes per weight, and 4 per output where
              quantised (the own kernels; kernels/README.md)
@@ -141,12 +141,18 @@ FORMATS: dict[str, Format] = {
     "openvino-int8": Format(_OPENVINO, "int8", "grouped", 8, _INT8, 1e-4, 0.35, 3e-2, "group"),
     "openvino-int4": Format(_OPENVINO, "int4", "grouped", 4, _INT8, 1e-4, 0.35, 0.15, "group"),
     # product and scale are rounded to bfloat16 one after the other
-    "torchao-int8": Format(_TORCHAO, "int8", "int8-rows", 8, _BF16, 3e-2, 0, 2e-2, materialises=2, values="bfloat16", cuda=True),
+    "torchao-int8": Format(
+        _TORCHAO, "int8", "int8-rows", 8, _BF16, 3e-2, 0, 2e-2, materialises=2, values="bfloat16", cuda=True
+    ),
     "torchao-int8-dynamic": Format(_TORCHAO, "int8", "int8-rows", 8, _INT8, 1e-4, 0.35, 5e-2, "token", cuda=True),
     "torchao-int4": Format(_TORCHAO, "int4", "tinygemm", 4, _FP32, 2e-2, 0, 0.15, values="bfloat16", cuda=True),
-    # e4m3: steps of 1/8 where they are widest, and sums that the matrix units keep in 14 bits or so: some 1e-2 at K = 8192
-    "torchao-fp8": Format(_TORCHAO, "float8", "float8-rows", 8, _FP8, 6e-2, 0.6, 6e-2, "token", "bfloat16", cpu=False, cuda=True),
-    "torch-fp8": Format(_TORCH, "float8", "float8-rows", 8, _FP8, 6e-2, 0.6, 6e-2, "token", "bfloat16", cpu=False, cuda=True),
+    # e4m3: steps of 1/8 where they are widest; sums that the matrix units keep in some 14 bits
+    "torchao-fp8": Format(
+        _TORCHAO, "float8", "float8-rows", 8, _FP8, 6e-2, 0.6, 6e-2, "token", "bfloat16", cpu=False, cuda=True
+    ),
+    "torch-fp8": Format(
+        _TORCH, "float8", "float8-rows", 8, _FP8, 6e-2, 0.6, 6e-2, "token", "bfloat16", cpu=False, cuda=True
+    ),
     # weights rounded to bfloat16 on the way to the matrix units, results too
     "triton-w4a16": Format(_TRITON, "int4", "places", 4, _BF16, 3e-2, 0, 0.15, values="bfloat16", cpu=False, cuda=True),
     "torchao-mxfp4": Format(_TORCHAO, "mxfp4", "mxfp4", 4, _FP8, 6e-2, 0, 0.2, lacking=_BLACKWELL),
@@ -164,7 +170,8 @@ def resolve(variant: str, device: str, flags: frozenset[str], group: int = 32) -
     """The format as this processor executes it; ``flags`` are the CPU's as Linux lists them.
 
     bitsandbytes has fused paths on CUDA and, on a CPU, for LLM.int8 with AVX-512 (torch's int8 product) and for NF4
-    and FP4 with AVX-512 BF16 (activations, scales and results in bfloat16); elsewhere it dequantises and multiplies floats.
+    and FP4 with AVX-512 BF16 (activations, scales and results in bfloat16); elsewhere it dequantises and multiplies
+    floats.
     OpenVINO multiplies integers where the processor has VNNI and whole groups of activations fit those of the weights.
     """
     fmt = FORMATS[variant]
@@ -181,22 +188,23 @@ def resolve(variant: str, device: str, flags: frozenset[str], group: int = 32) -
     return fmt
 
 
+_CUDA: dict[str, dict[str, Any]] = {
+    "llm.int8": {"peak": _INT8, "materialises": 0, "values": "float16", "rounding": 1e-2},
+    "nf4": {"peak": _BF16, "materialises": 0, "values": "bfloat16", "rounding": 3e-2},
+    "fp4": {"peak": _BF16, "materialises": 0, "values": "bfloat16", "rounding": 3e-2},
+    "tinygemm": {"peak": _BF16, "scheme": "tiles", "rounding": 3e-2},
+}
+_CUDA_INT8_DYNAMIC: dict[str, Any] = {"values": "bfloat16", "rounding": 3e-2, "materialises": 1, "least_tokens": 17}
+
+
 def _on_cuda(fmt: Format) -> Format:
     """Fed with 16-bit values, as transformers does; results are rounded to them.
 
-    torchao's int8 product turns the weights round in every call, and below 17 tokens torch's own refuses, so that torchao
-    would multiply float32 copies instead.
+    torchao's int8 product turns the weights round in every call, and torch's own refuses fewer than 17 tokens, for
+    which torchao would multiply float32 copies instead.
     """
-    changes: dict[str, dict[str, Any]] = {
-        "llm.int8": {"peak": _INT8, "materialises": 0, "values": "float16", "rounding": 1e-2},
-        "nf4": {"peak": _BF16, "materialises": 0, "values": "bfloat16", "rounding": 3e-2},
-        "fp4": {"peak": _BF16, "materialises": 0, "values": "bfloat16", "rounding": 3e-2},
-        "tinygemm": {"peak": _BF16, "scheme": "tiles", "rounding": 3e-2},
-    }
-    if fmt.library is _TORCHAO and fmt.peak == _INT8:
-        changed = {"values": "bfloat16", "rounding": 3e-2, "materialises": 1, "least_tokens": 17}
-        return replace(fmt, **changed)
-    return replace(fmt, **changes.get(fmt.scheme, {}))
+    dynamic = fmt.library is _TORCHAO and fmt.peak == _INT8
+    return replace(fmt, **(_CUDA_INT8_DYNAMIC if dynamic else _CUDA.get(fmt.scheme, {})))
 
 
 @cache
@@ -214,7 +222,16 @@ def group_of(fmt: Format, k: int, group_size: int) -> int | None:
     """Inputs whose weights share a scale; ``None`` where all of a matrix do, or each weight has its own."""
     if fmt.scheme == "grouped":
         return group_size if fmt.bits == 4 else k
-    fixed = {"nf4": NF4_BLOCK, "fp4": NF4_BLOCK, "llm.int8": k, "int8-rows": k, "float8-rows": k, "q4_0": 32, "q8_0": 32, "q4_k": 32}
+    fixed = {
+        "nf4": NF4_BLOCK,
+        "fp4": NF4_BLOCK,
+        "llm.int8": k,
+        "int8-rows": k,
+        "float8-rows": k,
+        "q4_0": 32,
+        "q8_0": 32,
+        "q4_k": 32,
+    }
     if fmt.scheme == "panels":
         return {4: 16, 8: k}.get(fmt.bits)
     return group_size if fmt.scheme in ("nbits", *_CHOSEN_GROUPS) else fixed.get(fmt.scheme)

@@ -29,7 +29,14 @@ USUAL = (
     "ort-int4", "ort-int4-acc4",
 )  # fmt: skip
 """What needs no extra; ``configs/quant.toml`` asks for everything."""
+USUAL_CUDA = (
+    "torch-fp32", "torch-bf16", "torch-fp16", "bnb-int8", "bnb-nf4", "bnb-fp4", "torchao-int8", "torchao-int8-dynamic",
+    "torchao-int4", "torchao-fp8", "torch-fp8", "triton-w4a16",
+)  # fmt: skip
+"""The default on a device."""
 _MIB = 2**20
+UNKNOWN_L2_BYTES = 128 * _MIB
+"""Taken where the driver does not tell: more than any device has so far."""
 
 DEFAULTS: dict[str, Any] = {
     "shape": "4096x4096",
@@ -58,7 +65,8 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     choose(settings, "launch", options["launch"], LAUNCHES)
     n, k = _shape(settings, options["shape"])
     _check(settings, options)
-    cache_bytes = machine.last_level_cache_bytes if settings.device == "cpu" else gpu_l2_bytes(machine)
+    cuda_cache_bytes = machine.gpu_l2_bytes or UNKNOWN_L2_BYTES
+    cache_bytes = machine.last_level_cache_bytes if settings.device == "cpu" else cuda_cache_bytes
     options["stream_bytes"] = options["stream_bytes"] or automatic_stream_bytes(cache_bytes)
     comparisons: list[Comparison] = []
     skipped: list[Skipped] = []
@@ -74,14 +82,11 @@ def automatic_stream_bytes(last_level_cache_bytes: int) -> int:
     return min(max(4 * last_level_cache_bytes, 64 * _MIB), 512 * _MIB)
 
 
-def gpu_l2_bytes(machine: MachineView) -> int:
-    """Second-level cache of the device; 128 MiB, more than any has, where the driver does not tell."""
-    return getattr(machine, "gpu_l2_bytes", 0) or 128 * _MIB
-
-
 def _options(settings: Settings) -> dict[str, Any]:
     """The options, a single number of tokens made a list of one."""
     given = dict(settings.options)
+    if settings.device != "cpu":
+        given.setdefault("variants", list(USUAL_CUDA))
     for key in _token_keys():
         if type(given.get(key)) is int:
             given[key] = [given[key]]
@@ -125,7 +130,9 @@ def _arms(
 
 
 def _too_few(fmt: Format) -> str:
-    return f"{fmt.backend} multiplies {fmt.least_tokens} tokens or more in this format; fewer fall back to float32 copies"
+    return (
+        f"{fmt.backend} multiplies {fmt.least_tokens} tokens or more in this format; fewer fall back to float32 copies"
+    )
 
 
 def _arm(
@@ -137,7 +144,17 @@ def _arm(
     copies = formats.count_copies(fmt, n, k, group, options["stream_bytes"])
     label = f"{n}x{k}"
     cases = tuple(
-        _case(settings, variant, fmt, regime, f"{regime}-{m}" if number else regime, (m, n, k), group, copies, options["launch"])
+        _case(
+            settings,
+            variant,
+            fmt,
+            regime,
+            f"{regime}-{m}" if number else regime,
+            (m, n, k),
+            group,
+            copies,
+            options["launch"],
+        )
         for regime, m in tokens.items()
     )
     work = 4 * n * k + 8 * max(tokens.values()) * (n + k) * 4

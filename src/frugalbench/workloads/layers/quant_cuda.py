@@ -15,7 +15,7 @@ _EXACT = {"bfloat16": bfloat16, "float16": float16}
 FLOAT8_LARGEST = 448.0
 FLOAT8_SLACK = FLOAT8_LARGEST * (2.0**-4 * 1.02 + 2.0**-8)
 """Scales that a float8 weight may lie off: half a step where steps are widest, and what bfloat16 lost before."""
-_TUNING_CALLS = 24
+_TUNING_CALLS, _TUNING_SERIES = 16, 4
 
 
 def make(case: Case, source: device.Source, context: Context) -> "DeviceLinear":
@@ -133,9 +133,12 @@ class W4A16(DeviceLinear):
         return configs[0] if self._device == "cpu" else min(configs, key=lambda config: self._time_s(x, config))
 
     def _time_s(self, x: torch.Tensor, config: Any) -> float:
-        """Time of a call, matrices in turn; the first calls, which compile, are left out."""
-        for copy in range(3):
-            self._linear(self._held[copy % len(self._held)], x, config)
+        """Time of a call, matrices in turn, the best of a few series: other arms may be loading beside. The first
+        series, which compiles, is left out."""
+        series = [self._series_s(x, config) for _ in range(_TUNING_SERIES)]
+        return min(series[1:])
+
+    def _series_s(self, x: torch.Tensor, config: Any) -> float:
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         first.record()
         for copy in range(_TUNING_CALLS):

@@ -39,11 +39,12 @@ class DeviceStored:
         """Bytes stored."""
         return sum(array.numel() * array.element_size() for array in self.arrays)
 
-    def multiply(self, weights_NK: torch.Tensor, x_CK: np.ndarray) -> np.ndarray:
+    def multiply(self, weights_NK: Any, x_CK: np.ndarray) -> np.ndarray:
         """x @ W.T in float64 (C, N), W being what is stored.
 
         Raises ``RuntimeError`` when a stored weight lies farther from the weight it was made of than its format allows.
         """
+        weights_NK = torch.as_tensor(weights_NK)
         n, k = weights_NK.shape
         x = torch.from_numpy(np.ascontiguousarray(x_CK, np.float64)).to(weights_NK.device)
         result = x.new_empty((len(x), n))
@@ -166,8 +167,8 @@ def offset_groups(
 def tinygemm_codes(packed: torch.Tensor, start: int, stop: int) -> torch.Tensor:
     """Codes (rows, k) of torch's ``_convert_weight_to_int4pack`` on CUDA; ``start`` and ``stop`` are multiples of 8.
 
-    ``packed`` int32 [n/8][k/128][32][4] is ordered for the matrix units: word j of lane t has row t // 4 of its eight and,
-    in half byte p, input 32 j + 2 (t % 4) + 8 (p % 4) + p // 4 of its 128 (ATen, ``native/cuda/int4mm.cu``).
+    ``packed`` int32 [n/8][k/128][32][4] is ordered for the matrix units: word j of lane t has row t // 4 of its eight
+    and, in half byte p, input 32 j + 2 (t % 4) + 8 (p % 4) + p // 4 of its 128 (ATen, ``native/cuda/int4mm.cu``).
     """
     words = packed[start // 8 : stop // 8]
     tiles, steps = words.shape[:2]
