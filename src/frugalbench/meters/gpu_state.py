@@ -19,6 +19,7 @@ _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "excl
 _SM_CLOCK, _MEMORY_CLOCK, _GPU_TEMPERATURE = 1, 2, 0
 """``NVML_CLOCK_SM``, ``NVML_CLOCK_MEM``, ``NVML_TEMPERATURE_GPU`` (``nvml.h``)."""
 _ASK_DRIVER_S = 30.0
+_AFFINITY_WORDS = 64
 _ATTRIBUTES = {"l2_bytes": 38, "multiprocessors": 16, "major": 75, "minor": 76}
 """``CUdevice_attribute`` (``cuda.h``): L2_CACHE_SIZE, MULTIPROCESSOR_COUNT, COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 _ASK_DRIVER = """
@@ -80,6 +81,11 @@ class Pulse:
 @cache
 def boards() -> tuple[Board, ...]:
     """The boards that CUDA may use, in CUDA's order; empty without a driver that answers. Asked once a process."""
+    return boards_now()
+
+
+def boards_now() -> tuple[Board, ...]:
+    """The same as they are set now, with whoever else computes on them now."""
     if nvml.device_node() is None:
         return ()
     try:
@@ -90,14 +96,23 @@ def boards() -> tuple[Board, ...]:
     return tuple(describe(driver, number, facts) for number, facts in zip(numbers, _padded(numbers), strict=False))
 
 
+def numbers() -> tuple[int, ...]:
+    """NVML's numbers of these boards, by which ``nvidia-smi`` knows them."""
+    try:
+        return tuple(nvml.visible_boards(nvml._load()))
+    except Exception:  # as above
+        return ()
+
+
 def _padded(numbers: list[int]) -> list[dict[str, int]]:
     """What the CUDA driver says of each board; nothing where it does not answer."""
     told = ask_driver()
     return [told[place] if place < len(told) else {} for place in range(len(numbers))]
 
 
+@cache
 def ask_driver() -> list[dict[str, int]]:
-    """Attributes by board, from a process of its own: after ``cuInit`` a process's children could not use CUDA."""
+    """Attributes by board, asked once, in a process of its own: after ``cuInit`` our children could not use CUDA."""
     program = [sys.executable, "-I", "-c", _ASK_DRIVER, json.dumps(_ATTRIBUTES)]
     try:
         answer = subprocess.run(program, capture_output=True, timeout=_ASK_DRIVER_S, check=True).stdout
@@ -112,7 +127,7 @@ def describe(driver: Any, number: int, facts: dict[str, int]) -> Board:
     ask = partial(_asked, driver, number)
     limit, usual = ask("nvmlDeviceGetEnforcedPowerLimit"), ask("nvmlDeviceGetPowerManagementDefaultLimit")
     mig = ask("nvmlDeviceGetMigMode")
-    version = facts.get("cuda_version")
+    version = facts.get("cuda_version") or _or_none(lambda: int(driver.nvmlSystemGetCudaDriverVersion()))
     return Board(
         name=str(ask("nvmlDeviceGetName") or "unnamed board"),
         driver=_or_none(lambda: str(driver.nvmlSystemGetDriverVersion())),
@@ -135,7 +150,7 @@ def describe(driver: Any, number: int, facts: dict[str, int]) -> Board:
 
 def plain() -> list[dict[str, Any]]:
     """The boards as plain data for the manifest."""
-    return [asdict(board) for board in boards()]
+    return [asdict(board) for board in boards_now()]
 
 
 def memory_byte_per_s(driver: Any, number: int) -> float | None:
@@ -146,6 +161,18 @@ def memory_byte_per_s(driver: Any, number: int) -> float | None:
     clock_hz = _hertz(_asked(driver, number, "nvmlDeviceGetMaxClockInfo", _MEMORY_CLOCK))
     bits = _asked(driver, number, "nvmlDeviceGetMemoryBusWidth")
     return None if clock_hz is None or not bits else 2 * clock_hz * bits / 8
+
+
+def near_cores(device: str, usable: frozenset[int]) -> frozenset[int]:
+    """Those of the ``usable`` cores that are closest to a CUDA device; all of them where the driver does not tell."""
+    look = bound_to_board(device, _affinity)
+    return ((look() if look is not None else None) or frozenset()) & usable or usable
+
+
+def _affinity(driver: Any, number: int) -> frozenset[int]:
+    """Cores of the memory node that board ``number`` hangs on (``nvmlDeviceGetCpuAffinity``: words of a bit mask)."""
+    words = driver.nvmlDeviceGetCpuAffinity(driver.nvmlDeviceGetHandleByIndex(number), _AFFINITY_WORDS)
+    return frozenset(64 * place + bit for place, word in enumerate(words) for bit in range(64) if int(word) >> bit & 1)
 
 
 def pulse_of(device: str) -> Callable[[], Pulse | None] | None:

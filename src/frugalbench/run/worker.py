@@ -22,7 +22,7 @@ import numpy as np
 
 from frugalbench import meters
 from frugalbench.meters import environment
-from frugalbench.meters.gpu_state import pulse_of
+from frugalbench.meters.gpu_state import near_cores, pulse_of
 from frugalbench.meters.gpu_throttle import gpu_throttle_reasons
 from frugalbench.run import family, memory, placement, protocol
 from frugalbench.run.agreement import Agreement
@@ -101,7 +101,8 @@ class Session:
         self.position: dict[str, int] = {}
         self.busy: dict[str, tuple[int, ...]] = {}
         self.memory_byte_per_s: float | None = None
-        self.usable = os.sched_getaffinity(0)
+        self.usable = near_cores(job.device, frozenset(os.sched_getaffinity(0)))
+        os.sched_setaffinity(0, self.usable)
         self.cores = len(self.usable)
         self.meters = meters.pick(meter_settings(job.energy, job.threads, job.device))
         self.probe = environment.EnvironmentProbe()
