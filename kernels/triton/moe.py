@@ -13,6 +13,8 @@ Two regimes decide the tiles (:func:`plans`). With few copies per expert the lay
 (padded rows cost no traffic), long runs along the rows of the weights, many programs. With many it waits for the tensor
 cores: blocks of 64 or 128 copies, programs ordered so that neighbours share tokens and weights in the L2 cache.
 
+Counts of a batch are not specialised: a new number of tokens compiles nothing that its tiles do not ask for.
+
 Shape suffixes: T tokens, D model width, F expert width, E experts, K experts per token, S = T·K copies,
 P padded copies, B blocks.
 """
@@ -42,7 +44,7 @@ class Plan(NamedTuple):
     group: int = 8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "experts"])
 def _choose(
     logits, expert_TK, weight_TK, tokens, experts, scale,
     CHOSEN: tl.constexpr, SHARED: tl.constexpr, SIGMOID: tl.constexpr, NORMALISE: tl.constexpr,
@@ -78,7 +80,7 @@ def _choose(
     tl.store(weight_TK + to, weight.to(weight_TK.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["copies", "experts", "blocks"])
 def _place(
     expert_TK, copy_P, expert_of_block, copies, experts, blocks,
     TOKENS: tl.constexpr, BINS: tl.constexpr, CHUNK: tl.constexpr,
@@ -134,7 +136,7 @@ def _copies(block, expert_TK, copy_P, expert_of_block, copies, TOKENS: tl.conste
     return expert, copy, copy < copies
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["copies", "blocks", "chosen"])
 def _expand(
     x, gate_up, hidden, expert_TK, copy_P, expert_of_block, copies, blocks, chosen, stride, model, width,
     TOKENS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
@@ -174,7 +176,7 @@ def _expand(
     tl.store(at, answer.to(hidden.dtype.element_ty), mask=real[:, None] & inside[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["copies", "blocks"])
 def _reduce(
     hidden, down, answers, expert_TK, copy_P, expert_of_block, copies, blocks, model, width,
     TOKENS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
