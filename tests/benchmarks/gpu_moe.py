@@ -9,15 +9,18 @@ bf16 product's rate, other ÷ own time (above 1: own is quicker) and what routin
 
 import argparse
 import json
+import multiprocessing
+import os
 import random
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch.nn import functional
@@ -76,6 +79,35 @@ def grid(tokens: int, copies: int, experts: int) -> list[Any]:
         others += [base._replace(expand=tiles), base._replace(reduce=tiles)]
     random.Random(SEED).shuffle(others)
     return own + [plan for plan in others if plan not in own]
+
+
+def compile_one(name: str, constants: dict[str, Any], widths: tuple[int, int, int], launch: dict[str, int]) -> str:
+    """Compile one product into Triton's cache on disk, as a launch at these widths would; what went wrong, if any."""
+    moe, value, number = triton_ffn.kernel(), torch.bfloat16, torch.int32
+    D, F, K = widths
+    after = (K, D, D, F) if name == "_expand" else (D, F)
+    try:
+        getattr(moe, name).warmup(
+            value, value, value, number, number, number, 8, 8, 8, *after, grid=(1,), **constants, **launch
+        )
+    except Exception as problem:  # the trial of this plan meets it again, and says so
+        return f"{name} {constants}: {type(problem).__name__}"
+    return ""
+
+
+def compile_all(plans: list[Any], widths: tuple[int, int, int], direct: bool) -> None:
+    """All products of these plans at once, in processes of their own."""
+    wanted: dict[str, tuple[Any, ...]] = {}
+    for plan in plans:
+        for name, tiles, depth in (("_expand", plan.expand, widths[0]), ("_reduce", plan.reduce, widths[1])):
+            options = triton_ffn.kernel()._options(tiles, depth)
+            launch = {key: options.pop(key) for key in ("num_warps", "num_stages")}
+            constants = {"TOKENS": plan.tokens, "DIRECT": direct, "PRECISION": "tf32", **options}
+            wanted[f"{name}{constants}{launch}"] = name, constants, widths, launch
+    begin = time.perf_counter()
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        problems = [one for one in pool.map(compile_one, *zip(*wanted.values(), strict=True), chunksize=4) if one]
+    print(f"  {len(wanted)} kernels compiled in {time.perf_counter() - begin:.0f} s", *problems, sep="\n  ", flush=True)
 
 
 def best_plan(layer: Any, batches: list[torch.Tensor], plans: list[Any], seconds: float) -> tuple[Any, list[Any]]:
@@ -146,7 +178,7 @@ def recorded(layer: Any, batches: list[torch.Tensor]) -> tuple[Callable[[int], o
 def error(layer: Any, case: Any, x_TD: torch.Tensor) -> float:
     """Largest distance to the float64 reference at the first position, over its rms."""
     params = {**case.params, "copies": 1}
-    wanted = builder.reference(replace(case, params=params), CONTEXT)["y"][0]
+    wanted = builder.reference(msgspec.structs.replace(case, params=params), CONTEXT)["y"][0]
     with torch.inference_mode():
         found = layer(x_TD).double().cpu().numpy()
     return float(np.abs(found - wanted).max() / np.sqrt((wanted**2).mean()))
@@ -179,6 +211,7 @@ def point(
     distance = error(own, case, batches[0])
     assert distance < case.tolerance, f"{tokens} tokens: {distance} from the reference"
     plans = grid(tokens, tokens * (params["top_k"] + params["n_shared"]), experts)
+    compile_all(plans, (params["d_model"], params["d_expert"], params["top_k"] + params["n_shared"]), tokens == 1)
     plan, trials = best_plan(own, batches, plans, arguments.seconds / len(arguments.tokens))
     dense = ffn.Dense(drawn.weights(SEED, dense_case.params, 0, DEVICE))
     layers = {

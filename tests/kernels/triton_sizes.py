@@ -69,8 +69,8 @@ def kernels() -> list[tuple[str, Any, dict[str, Any], int, int]]:
         for plan in moe.plans(copies, 128, torch.bfloat16):
             for name, function, tiles in (("expand", moe._expand, plan.expand), ("reduce", moe._reduce, plan.reduce)):
                 constants = {
-                    "TOKENS": plan.tokens, "COLUMNS": tiles.columns, "DEPTH": tiles.depth, "GROUP": plan.group,
-                    "DIRECT": False, "EVEN": True, "PRECISION": "tf32",
+                    "TOKENS": plan.tokens, "COLUMNS": tiles.columns, "DEPTH": tiles.depth, "DIRECT": False,
+                    "EVEN": True, "PRECISION": "tf32",
                 }  # fmt: skip
                 size = f"{plan.tokens}x{tiles.columns}x{tiles.depth}, {tiles.warps} warps, {tiles.stages} stages"
                 label = f"{name} {size}"
