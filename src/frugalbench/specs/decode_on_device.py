@@ -88,7 +88,9 @@ ON_DEVICE: dict[str, DecodeFormat] = {
         (0.025, 0.041, 0.058),
     ),
     "bnb-nf4": _format(BITSANDBYTES, "nf4", "nf4", 4, ("bf16_flop_per_s",), (0.049, 0.06, 0.068), (0.15, 0.27, 0.37)),
-    "torch-int4": _format(TRANSFORMERS, "int4", "int4", 4, ("bf16_flop_per_s",), (0.065, 0.084, 0.093), (0.17, 0.28, 0.43)),
+    "torch-int4": _format(
+        TRANSFORMERS, "int4", "int4", 4, ("bf16_flop_per_s",), (0.065, 0.084, 0.093), (0.17, 0.28, 0.43)
+    ),
 }
 # fmt: on
 """Measured on a CPU, by the same code (2026-11-22, ``qwen3-0.6b`` with a head of 16,384 rows, 64 tokens of context and
