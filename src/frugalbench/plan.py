@@ -21,8 +21,8 @@ from frugalbench.schema import (
     Skipped,
     encode,
 )
-from frugalbench.specs import SPECS, plugin
-from frugalbench.specs.base import Expansion, MachineView, Settings
+from frugalbench.specs import SPECS, plugin, selftest
+from frugalbench.specs.base import SIMULATED, Expansion, MachineView, Settings
 from frugalbench.units import byte_size, si
 from frugalbench.untrusted import brief, shown
 
@@ -79,7 +79,7 @@ def _expand(config: Config, number: int, machine: MachineView, device: str | Non
         raise FrugalbenchError(f"{config.path}: unknown workload '{shown(name, 100)}'; did you mean '{near[0]}'?")
     chosen = device or table.get("device", "cpu")
     table.pop("device", None)
-    _check_device(chosen, machine, where)
+    _check_device(chosen, name, machine, where)
     threads = table.pop("threads", 0) or machine.logical_cores
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         raise FrugalbenchError(
@@ -161,7 +161,13 @@ def _edited(where: str, what: str) -> FrugalbenchError:
     )
 
 
-def _check_device(device: str, machine: MachineView, where: str) -> None:
+def _check_device(device: str, workload: str, machine: MachineView, where: str) -> None:
+    if device == SIMULATED:
+        if workload != selftest.WORKLOAD:
+            raise FrugalbenchError(
+                f"{where}: the simulated device runs the self-test alone; try `frugalbench selftest --device sim`"
+            )
+        return
     if device not in DEVICES:
         near = difflib.get_close_matches(str(device)[:100], DEVICES, n=1, cutoff=0)
         raise FrugalbenchError(f"{where}: unknown device '{shown(device, 100)}'; did you mean '{near[0]}'?")

@@ -6,8 +6,9 @@ import re
 import pytest
 
 from frugalbench.run import engine
-from frugalbench.schema import Status
-from run.helpers import log_entries, make_arm, make_comparison, run_fake
+from frugalbench.run.replicate import CaseState, _fail_if_late
+from frugalbench.schema import Environment, Sample, Status
+from run.helpers import log_entries, make_arm, make_case, make_comparison, run_fake
 
 MIB = 2**20
 
@@ -239,3 +240,36 @@ def test_a_quiet_regime_does_not_hide_that_another_one_lost_every_round(tmp_path
     result = run_fake(tmp_path / "run", make_comparison(*arms), rounds=4)
     steady = {(record.case.regime, record.steady_load) for record in result.by_replicate()[1]}
     assert steady == {("decode", True), ("batch", False), ("prefill", False), ("training", False)}
+
+
+def overlapping(loads):
+    ordered = sorted(loads, key=lambda load: load["begin"])
+    return [one["end"] > other["begin"] for one, other in itertools.pairwise(ordered)]
+
+
+@pytest.mark.parametrize(("device", "side_by_side"), [("cpu", False), ("webgpu", True)])
+def test_only_arms_of_a_device_load_side_by_side_and_nothing_computes_meanwhile(tmp_path, device, side_by_side):
+    log = str(tmp_path / "log")
+    arms = (make_arm(name, log=log, device=device, slow_load=0.3) for name in ("one", "two", "three"))
+    result = run_fake(tmp_path / "run", make_comparison(*arms), looks=(1,), pilot_rounds=1)
+    assert {record.status for record in result.records} == {Status.OK}
+    loads = log_entries(log, "load")
+    pilot, later = loads[:3], loads[3:]
+    assert overlapping(pilot) == overlapping(later) == [side_by_side] * 2
+    computing = log_entries(log, "output", "call")
+    assert (
+        not any(load["begin"] < entry["end"] and entry["begin"] < load["end"] for load in loads for entry in computing)
+        or not side_by_side
+    )
+
+
+@pytest.mark.parametrize(
+    ("late", "windows", "pilot", "fails"),
+    [(0, 4, False, False), (1, 4, False, True), (4, 4, False, True), (1, 2, True, False), (2, 2, True, True)],
+)
+def test_a_window_with_a_compilation_is_never_kept_however_many_are_void(late, windows, pilot, fails):
+    sample = Sample(round=0, turn=1, calls=1, time_s=1.0, start_s=0.0, environment=Environment(wall_s=1.0, cpu_s=1.0))
+    item = CaseState(make_case("a"), samples=[sample] * windows, late_turns=late)
+    _fail_if_late(item, pilot)
+    assert (item.status is Status.FAILED) == fails
+    assert not fails or f"inside {late} of {windows} windows" in item.reason

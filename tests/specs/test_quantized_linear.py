@@ -10,6 +10,7 @@ from frugalbench.specs import quantized_linear as spec
 from frugalbench.specs.base import Settings
 
 MIB = 2**20
+ON_CPU = [name for name, fmt in formats.FORMATS.items() if fmt.cpu and not fmt.lacking]
 
 
 @dataclass
@@ -53,7 +54,7 @@ def test_default_is_one_comparison_of_the_usual_variants_in_two_regimes():
 
 
 def test_every_variant_can_be_asked_for():
-    assert list(by_variant(expand(variants=list(formats.FORMATS)))) == list(formats.FORMATS)
+    assert list(by_variant(expand(variants=list(formats.FORMATS)))) == ON_CPU
 
 
 def test_one_number_means_a_list_of_one():
@@ -145,13 +146,58 @@ def test_a_group_that_does_not_divide_the_inputs_is_skipped_where_nothing_pads()
     assert list(by_variant(expansion)) == ["ort-int4"]
 
 
-def test_cuda_keeps_torch_and_bitsandbytes_only():
-    expansion = expand(Machine(cuda=True), device="cuda")
-    assert set(by_variant(expansion)) == {"torch-fp32", "torch-bf16", "bnb-int8", "bnb-nf4"}
-    assert by_variant(expansion)["bnb-int8"][0].cost.op
+def test_cuda_has_the_formats_that_are_at_home_there():
+    expansion = expand(Machine(cuda=True), device="cuda", group_size=128)
+    cases = by_variant(expansion)
+    assert list(cases) == list(spec.USUAL_CUDA)
+    assert cases["bnb-int8"][0].cost.op
+    assert {case.params["values"] for name in cases if name != "torch-fp32" for case in cases[name]} <= {
+        "bfloat16", "float16"
+    }  # fmt: skip
+    assert cases["torch-fp8"][0].peaks[0] == "fp8_flop_per_s"
     nothing = expand(Machine(), device="cuda")
     assert not nothing.comparisons
-    assert len(nothing.skipped) == 20
+    assert len(nothing.skipped) == 2 * len(spec.USUAL_CUDA)
+
+
+def test_one_token_is_skipped_where_the_library_would_multiply_something_else():
+    expansion = expand(Machine(cuda=True), device="cuda", variants=["torch-bf16", "torchao-int8-dynamic"])
+    assert [case.regime for case in by_variant(expansion)["torchao-int8-dynamic"]] == ["prefill"]
+    (skipped,) = expansion.skipped
+    assert "17 tokens or more" in skipped.reason and skipped.case.regime == "decode"
+
+
+@pytest.mark.parametrize(
+    ("device", "variant", "words"),
+    [
+        ("cpu", "triton-w4a16", "on an NVIDIA GPU only"),
+        ("cpu", "torch-fp8", "on an NVIDIA GPU only"),
+        ("cuda", "torchao-nvfp4", "compute capability 10.0"),
+        ("cuda", "ort-int4", "no CUDA kernel"),
+    ],
+)
+def test_a_format_without_a_kernel_on_the_device_is_skipped_with_its_reason(device, variant, words):
+    expansion = expand(Machine(cuda=True), device=device, variants=[variant])
+    assert not expansion.comparisons
+    assert all(words in skip.reason for skip in expansion.skipped)
+
+
+@pytest.mark.parametrize(("l2_bytes", "stream"), [(50 * MIB, 200 * MIB), (0, 512 * MIB)])
+def test_a_devices_own_cache_decides_what_streams(l2_bytes, stream):
+    machine = Machine(cuda=True)
+    machine.gpu_l2_bytes = l2_bytes
+    case = by_variant(expand(machine, device="cuda", variants=["torch-bf16"]))["torch-bf16"][0]
+    assert case.params["copies"] == -(-stream // (2 * 4096**2))
+
+
+def test_all_but_prefill_are_recorded_on_a_device_unless_asked_otherwise():
+    def launches(device, **options):
+        cases = by_variant(expand(Machine(cuda=True), device=device, variants=["torch-bf16"], **options))
+        return [case.params["launch"] for case in cases["torch-bf16"]]
+
+    assert launches("cpu") == ["eager", "eager"]
+    assert launches("cuda") == ["graph", "eager"]
+    assert launches("cuda", launch="eager") == ["eager", "eager"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ def marks(name):
     return (absent, pytest.mark.real) if backend in ("bitsandbytes", "torchao") else (absent,)
 
 
-VARIANTS = [pytest.param(name, marks=marks(name)) for name in formats.FORMATS]
+VARIANTS = [
+    pytest.param(name, marks=marks(name)) for name, fmt in formats.FORMATS.items() if fmt.cpu and not fmt.lacking
+]
 LOSSY = [p for p in VARIANTS if formats.FORMATS[p.values[0]].bits < 32]
 
 

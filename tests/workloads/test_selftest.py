@@ -87,7 +87,7 @@ def test_the_seed_decides_the_numbers() -> None:
 
 def test_the_compute_reference_is_the_plain_sum_of_products() -> None:
     params: dict[str, Any] = arms("compute-bound")["same"].cases[0].params
-    left, rights = workload._matrices(params["seed"])
+    left, rights = workload._matrices(params)
     total = sum(left.astype(np.float64) @ rights[unit % 8].astype(np.float64) for unit in range(params["units"]))
     found = workload.reference(arms("compute-bound")["same"].cases[0], CONTEXT)["answer"]
-    assert found.shape == (1, spec.MATRIX, spec.MATRIX) and np.allclose(found[0], total, rtol=1e-12)
+    assert found.shape == (1, spec.MATRIX["cpu"], spec.MATRIX["cpu"]) and np.allclose(found[0], total, rtol=1e-12)

@@ -157,6 +157,8 @@ def _has_joules(group: Group) -> bool:
 
 def _no_joules(group: Group) -> str:
     rows = [row for found in group.counted.values() for row in found]
+    if not rows:
+        return next((f"{name}: {reason}" for name, reason in group.absent.items()), "nothing was measured in this run")
     if (why := why_no_joules(rows)) is not None:
         return why
     modelled = any(row.readings for row in rows)

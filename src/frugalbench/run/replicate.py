@@ -55,6 +55,8 @@ class CaseState:
     samples: list[Sample] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     good_rounds: int = 0
+    late_turns: int = 0
+    """Turns in whose window something was compiled or tuned."""
     settled: bool = False
     """Loading found out all there is to know."""
 
@@ -91,6 +93,7 @@ class ArmState:
     """The worker and its children, when last looked at closely."""
     rss_bytes: float = 0.0
     held_bytes: float = 0.0
+    load_from_s: float = 0.0
     looked_s: float = -math.inf
     suspicions: int = 0
     no_path_pid: int | None = None
@@ -188,28 +191,44 @@ class Replicate:
 
     def _load_all(self) -> None:
         by_id = {state.arm.id: state for state in self.arms}
-        for name in schedule.shuffled(self.setting.seed, list(by_id), self.comparison.id, self.number, "start"):
-            self._check_time()
-            self._load(by_id[name])
+        order = schedule.shuffled(self.setting.seed, list(by_id), self.comparison.id, self.number, "start")
+        for group in _together([by_id[name] for name in order]):
+            self._load(group)
 
-    def _load(self, state: ArmState) -> None:
+    def _load(self, group: list[ArmState]) -> None:
+        """Load the arms of a group side by side, then check one after the other: nothing is timed while one loads."""
+        for state in group:
+            self._check_time()
+            self._attempt(state, self._begin_load)
+        for state in group:
+            if state.worker is not None:
+                self._attempt(state, self._end_load)
+        for state in group:
+            if state.loaded is not None and state.worker is not None:
+                self._check_cases(state)
+                if self.first:
+                    self._expect_quiet(state)
+
+    def _attempt(self, state: ArmState, step: Callable[[ArmState], None]) -> None:
         try:
-            state.worker, state.template_id = self.pool.start(state.arm.imports)
-            self._ask(state, make_job(self.setting, _remaining(state), state.template_id, self.number))
-            state.loaded = self._ask(state, protocol.Load(), self.setting.measure.load_limit_s, watched=True)
+            step(state)
         except WorkerGone as gone:
             self._gone(state, str(gone))
-            return
         except _Refused as refused:
             state.no_path_pid = state.worker.pid if refused.no_path and state.worker else None
             state.fail(str(refused), Status.SKIPPED if refused.no_path else Status.FAILED)
-            return
+
+    def _begin_load(self, state: ArmState) -> None:
+        state.worker, state.template_id = self.pool.start(state.arm.imports)
+        self._ask(state, make_job(self.setting, _remaining(state), state.template_id, self.number))
+        state.load_from_s = self.setting.clock()
+        state.worker.hand_over(protocol.Load(), self.setting.measure.load_limit_s)
+
+    def _end_load(self, state: ArmState) -> None:
+        limit_s = self.setting.measure.load_limit_s
+        state.loaded = self._ask(state, protocol.Load(), limit_s, watched=True, since_s=state.load_from_s)
+        assert state.loaded is not None
         self._look(state, state.loaded.pss_bytes)
-        if state.worker is None:
-            return
-        self._check_cases(state)
-        if self.first:
-            self._expect_quiet(state)
 
     def _check_cases(self, state: ArmState) -> None:
         assert state.loaded is not None
@@ -301,6 +320,9 @@ class Replicate:
             if not waiting:
                 break
             self._round(regime, number, {n: p for n, p in active.items() if n in waiting or n not in slow})
+        if schedule.is_steady_load(self.void_rounds[regime], self.all_rounds[regime]):
+            for _, item in states.values():
+                _fail_if_late(item, pilot=self.first)
         self._energy_rounds(regime, states, slow)
 
     def _wanted(self, name: str, slow: set[str]) -> int:
@@ -342,6 +364,7 @@ class Replicate:
             )
         )
         item.readings.extend(reply.readings)
+        item.late_turns += reply.compilations > 0
         return reply.void is not None
 
     def _take_turn(
@@ -459,12 +482,19 @@ class Replicate:
         limit_s: float = 30.0,
         watched: bool = False,
         undisturbed_s: float = 0.0,
+        since_s: float | None = None,
     ) -> Any:
+        """Send a message and wait for its answer; only wait for it where it was sent before, at ``since_s``."""
         assert state.worker is not None
         left_s = self.setting.deadline_s - self.setting.clock() + self.setting.grace_s
         watch = partial(self._watch_memory, state) if watched else None
+        within_s = min(limit_s, max(left_s, 0.1))
         try:
-            reply = state.worker.request(message, min(limit_s, max(left_s, 0.1)), watch, undisturbed_s)
+            if since_s is None:
+                reply = state.worker.request(message, within_s, watch, undisturbed_s)
+            else:
+                end_s = min(since_s + limit_s, self.setting.clock() + within_s)
+                reply = state.worker.take_back(message, end_s, limit_s, watch)
         except WorkerGone:
             if left_s < limit_s and self.setting.clock() >= self.setting.deadline_s:
                 raise OutOfTime from None
@@ -591,6 +621,18 @@ class _Refused(Exception):
         self.no_path = no_path
 
 
+def _fail_if_late(item: CaseState, pilot: bool) -> None:
+    """Where so many rounds are void that all are kept, windows in which something was compiled must not be.
+
+    A pilot's windows count for nothing, so there one without a compilation is enough to go on.
+    """
+    if item.late_turns and not (pilot and item.late_turns < len(item.samples)):
+        item.fail(
+            f"kernels were compiled or tuned inside {item.late_turns} of {len(item.samples)} windows, after warm-up: "
+            "too often to set these aside, and their times are none of the arm's"
+        )
+
+
 def _error_of(verification: Verification) -> str:
     found = "not finite or of the wrong shape" if verification.error is None else f"{verification.error:.3g}"
     return f"error {found}, allowed {verification.tolerance:.3g} ({verification.what})"
@@ -598,6 +640,12 @@ def _error_of(verification: Verification) -> str:
 
 def _arm_state(arm: Arm, dropped: set[str]) -> ArmState:
     return ArmState(arm=arm, cases={case.id: CaseState(case) for case in arm.cases if case.id not in dropped})
+
+
+def _together(arms: list[ArmState]) -> list[list[ArmState]]:
+    """Arms that load side by side: those of a device, which leave most of the work to it; others one by one."""
+    on_device = [state for state in arms if state.arm.cases[0].device != "cpu"]
+    return [*([state] for state in arms if state.arm.cases[0].device == "cpu"), *([on_device] if on_device else [])]
 
 
 def _remaining(state: ArmState) -> Arm:

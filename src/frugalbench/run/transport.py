@@ -74,6 +74,11 @@ class Worker:
         asked. Raises :class:`WorkerGone` when the worker dies, exceeds ``limit_s``, is killed or talks nonsense.
         """
         deadline = time.monotonic() + limit_s
+        self.hand_over(message, limit_s)
+        return self.take_back(message, deadline, limit_s, watch, undisturbed_s)
+
+    def hand_over(self, message: Any, limit_s: float) -> None:
+        """Send a request without waiting for its reply, which :meth:`take_back` waits for."""
         try:
             self._channel.settimeout(max(limit_s, 0.1))
             protocol.send(self._channel, message)
@@ -81,6 +86,11 @@ class Worker:
             raise self._ended(f"did not take a request within {limit_s:.0f} s; killed") from None
         except OSError:
             raise WorkerGone(self._obituary()) from None
+
+    def take_back(
+        self, message: Any, deadline: float, limit_s: float, watch: Watch | None = None, undisturbed_s: float = 0.0
+    ) -> Any:
+        """The reply to ``message``, at the latest at ``deadline`` (monotonic), ``limit_s`` after it was sent."""
         try:
             reply = self._await(deadline, limit_s, watch, undisturbed_s)
         except protocol.Garbled as garbled:

@@ -19,7 +19,11 @@ from dataclasses import dataclass
 from frugalbench.specs import quant_formats as formats
 
 BASELINE = "torch-fp32"
-LAYERWISE = tuple(name for name, fmt in formats.FORMATS.items() if fmt.bits in (4, 8) and fmt.activations != "static")
+LAYERWISE = tuple(
+    name
+    for name, fmt in formats.FORMATS.items()
+    if fmt.bits in (4, 8) and fmt.activations != "static" and fmt.cpu and not fmt.lacking
+)
 """Formats of single layers that can be put into whole models: all but those whose scale was chosen for drawn inputs."""
 
 

@@ -14,6 +14,11 @@ nbits        N ceil(K/g) (g b/8 + 4) + N ceil(ceil(K/g) b/8): packed codes, floa
              (ONNX Runtime, contrib operator MatMulNBits, b bits in groups of g)
 grouped      NK b/8 + 4 NG + NG b/8: the same without padding, as OpenVINO's compiled model holds it; 8 bits: g = K
 tinygemm     NK/2 + 4 NG: a bfloat16 scale and offset per group (torch's ``_weight_int4pack_mm_for_cpu``)
+tiles        the same with K filled up to whole 1024 (torch's ``_weight_int4pack_mm`` on CUDA)
+fp4          as nf4, with the 16 values of a 4-bit float (bitsandbytes)
+float8-rows  NK + 4 N: e4m3 codes and a float32 scale per output (OCP 8-bit floating point specification)
+places       NK/2 + 4 NG with K filled up to whole 256: a 16-bit scale and middle value per group (the own Triton
+             kernel, ``kernels/triton/w4a16.py``)
 q4_0, q8_0   18 and 34 bytes per 32 weights: a float16 scale and 4- or 8-bit codes (GGML, ``ggml-common.h``)
 panels       whole panels of 16 outputs and blocks of 128 inputs: 4, 1 or 9/16 bytes per weight, and 4 per output where
              quantised (the own kernels; kernels/README.md)
@@ -27,6 +32,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 NF4_BLOCK = 64
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
@@ -58,6 +64,7 @@ _OPENVINO = Library("openvino", ("numpy", "frugalbench.backends.openvino", "open
 _TORCHAO = Library("torchao", ("numpy", "torch", "torchao.quantization"), ("torch", "torchao"), "torchao")
 _LLAMA = Library("llama.cpp", ("numpy",), ("llama-cpp-python",), "llama")
 _NATIVE = Library("native", ("numpy", "torch"), ("torch",))
+_TRITON = Library("triton", ("numpy", "torch"), ("torch", "triton"), "triton")
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,12 @@ class Format:
     accuracy_level: int = 0
     materialises: int = 0
     """Bytes per weight that each call writes out before it multiplies (no fused kernel)."""
+    cpu: bool = True
     cuda: bool = False
+    least_tokens: int = 1
+    """Fewer have no kernel of this library."""
+    lacking: str = ""
+    """Why no device of this harness has the format yet."""
 
     @property
     def backend(self) -> str:
@@ -103,6 +115,8 @@ class Format:
 
 
 _FP32, _FP16, _BF16, _INT8 = "fp32_flop_per_s", "fp16_flop_per_s", "bf16_flop_per_s", "int8_op_per_s"
+_FP8 = "fp8_flop_per_s"
+_BLACKWELL = "block-scaled 4-bit floats need a GPU of compute capability 10.0 (Blackwell) and no kernel for it is here"
 
 FORMATS: dict[str, Format] = {
     "torch-fp32": Format(_TORCH, "float32", "float32", 32, _FP32, 1e-4, 0, 1e-4, cuda=True),
@@ -116,6 +130,7 @@ FORMATS: dict[str, Format] = {
     # activations of +-1.5 (outliers apart) in 254 steps
     "bnb-int8": Format(_BNB, "int8", "llm.int8", 8, _FP32, 1e-4, 0.06, 5e-2, "token", materialises=4, cuda=True),
     "bnb-nf4": Format(_BNB, "nf4", "nf4", 4, _FP32, 2e-4, 0, 0.15, materialises=4, cuda=True),
+    "bnb-fp4": Format(_BNB, "fp4", "fp4", 4, _FP32, 2e-4, 0, 0.2, materialises=4, cuda=True),
     "ort-int8": Format(_ORT, "int8", "nbits", 8, _FP32, 1e-4, 0, 2e-2),
     # from here on activations of +-9 in 254 steps, in the groups or tokens that hold an outlier
     "ort-int8-acc4": Format(_ORT, "int8", "nbits", 8, _INT8, 1e-4, 0.35, 3e-2, "group", accuracy_level=4),
@@ -126,9 +141,22 @@ FORMATS: dict[str, Format] = {
     "openvino-int8": Format(_OPENVINO, "int8", "grouped", 8, _INT8, 1e-4, 0.35, 3e-2, "group"),
     "openvino-int4": Format(_OPENVINO, "int4", "grouped", 4, _INT8, 1e-4, 0.35, 0.15, "group"),
     # product and scale are rounded to bfloat16 one after the other
-    "torchao-int8": Format(_TORCHAO, "int8", "int8-rows", 8, _BF16, 3e-2, 0, 2e-2, materialises=2, values="bfloat16"),
-    "torchao-int8-dynamic": Format(_TORCHAO, "int8", "int8-rows", 8, _INT8, 1e-4, 0.35, 5e-2, "token"),
-    "torchao-int4": Format(_TORCHAO, "int4", "tinygemm", 4, _FP32, 2e-2, 0, 0.15, values="bfloat16"),
+    "torchao-int8": Format(
+        _TORCHAO, "int8", "int8-rows", 8, _BF16, 3e-2, 0, 2e-2, materialises=2, values="bfloat16", cuda=True
+    ),
+    "torchao-int8-dynamic": Format(_TORCHAO, "int8", "int8-rows", 8, _INT8, 1e-4, 0.35, 5e-2, "token", cuda=True),
+    "torchao-int4": Format(_TORCHAO, "int4", "tinygemm", 4, _FP32, 2e-2, 0, 0.15, values="bfloat16", cuda=True),
+    # e4m3: steps of 1/8 where they are widest; sums that the matrix units keep in some 14 bits
+    "torchao-fp8": Format(
+        _TORCHAO, "float8", "float8-rows", 8, _FP8, 6e-2, 0.6, 6e-2, "token", "bfloat16", cpu=False, cuda=True
+    ),
+    "torch-fp8": Format(
+        _TORCH, "float8", "float8-rows", 8, _FP8, 6e-2, 0.6, 6e-2, "token", "bfloat16", cpu=False, cuda=True
+    ),
+    # weights rounded to bfloat16 on the way to the matrix units, results too
+    "triton-w4a16": Format(_TRITON, "int4", "places", 4, _BF16, 3e-2, 0, 0.15, values="bfloat16", cpu=False, cuda=True),
+    "torchao-mxfp4": Format(_TORCHAO, "mxfp4", "mxfp4", 4, _FP8, 6e-2, 0, 0.2, lacking=_BLACKWELL),
+    "torchao-nvfp4": Format(_TORCHAO, "nvfp4", "nvfp4", 4, _FP8, 6e-2, 0, 0.2, lacking=_BLACKWELL),
     "llama-q8_0": Format(_LLAMA, "q8_0", "q8_0", 8, _INT8, 1e-4, 0.35, 3e-2, "group"),
     "llama-q4_0": Format(_LLAMA, "q4_0", "q4_0", 4, _INT8, 1e-4, 0.35, 0.15, "group"),
     "llama-q4_k": Format(_LLAMA, "q4_k", "q4_k", 4, _INT8, 1e-4, 0.35, 0.15, "group"),
@@ -142,21 +170,41 @@ def resolve(variant: str, device: str, flags: frozenset[str], group: int = 32) -
     """The format as this processor executes it; ``flags`` are the CPU's as Linux lists them.
 
     bitsandbytes has fused paths on CUDA and, on a CPU, for LLM.int8 with AVX-512 (torch's int8 product) and for NF4
-    with AVX-512 BF16 (activations, scales and results in bfloat16); elsewhere it dequantises and multiplies floats.
+    and FP4 with AVX-512 BF16 (activations, scales and results in bfloat16); elsewhere it dequantises and multiplies
+    floats.
     OpenVINO multiplies integers where the processor has VNNI and whole groups of activations fit those of the weights.
     """
     fmt = FORMATS[variant]
-    if fmt.scheme == "llm.int8" and (device == "cuda" or flags >= _AVX512):
+    if device == "cuda":
+        return _on_cuda(fmt)
+    if fmt.scheme == "llm.int8" and flags >= _AVX512:
         return replace(fmt, peak=_INT8, materialises=0)
-    if fmt.scheme == "nf4" and device == "cuda":
-        return replace(fmt, materialises=0)
-    if fmt.scheme == "nf4" and "avx512_bf16" in flags:
+    if fmt.scheme in ("nf4", "fp4") and "avx512_bf16" in flags:
         return replace(fmt, peak=_BF16, materialises=0, rounding=2.5e-2)
-    if fmt.scheme == "float16" and device == "cpu" and not flags & _HALF:
+    if fmt.scheme == "float16" and not flags & _HALF:
         return replace(fmt, peak=_FP32)
     if fmt.scheme == "grouped" and not (flags & _VNNI and (fmt.bits == 8 or group % OPENVINO_GROUP == 0)):
         return replace(fmt, peak=_FP32, activations="plain", tie=0)
     return fmt
+
+
+_CUDA: dict[str, dict[str, Any]] = {
+    "llm.int8": {"peak": _INT8, "materialises": 0, "values": "float16", "rounding": 1e-2},
+    "nf4": {"peak": _BF16, "materialises": 0, "values": "bfloat16", "rounding": 3e-2},
+    "fp4": {"peak": _BF16, "materialises": 0, "values": "bfloat16", "rounding": 3e-2},
+    "tinygemm": {"peak": _BF16, "scheme": "tiles", "rounding": 3e-2},
+}
+_CUDA_INT8_DYNAMIC: dict[str, Any] = {"values": "bfloat16", "rounding": 3e-2, "materialises": 1, "least_tokens": 17}
+
+
+def _on_cuda(fmt: Format) -> Format:
+    """Fed with 16-bit values, as transformers does; results are rounded to them.
+
+    torchao's int8 product turns the weights round in every call, and torch's own refuses fewer than 17 tokens, for
+    which torchao would multiply float32 copies instead.
+    """
+    dynamic = fmt.library is _TORCHAO and fmt.peak == _INT8
+    return replace(fmt, **(_CUDA_INT8_DYNAMIC if dynamic else _CUDA.get(fmt.scheme, {})))
 
 
 @cache
@@ -174,21 +222,33 @@ def group_of(fmt: Format, k: int, group_size: int) -> int | None:
     """Inputs whose weights share a scale; ``None`` where all of a matrix do, or each weight has its own."""
     if fmt.scheme == "grouped":
         return group_size if fmt.bits == 4 else k
-    fixed = {"nf4": NF4_BLOCK, "llm.int8": k, "int8-rows": k, "q4_0": 32, "q8_0": 32, "q4_k": 32}
+    fixed = {
+        "nf4": NF4_BLOCK,
+        "fp4": NF4_BLOCK,
+        "llm.int8": k,
+        "int8-rows": k,
+        "float8-rows": k,
+        "q4_0": 32,
+        "q8_0": 32,
+        "q4_k": 32,
+    }
     if fmt.scheme == "panels":
         return {4: 16, 8: k}.get(fmt.bits)
-    return group_size if fmt.scheme in ("nbits", "tinygemm") else fixed.get(fmt.scheme)
+    return group_size if fmt.scheme in ("nbits", *_CHOSEN_GROUPS) else fixed.get(fmt.scheme)
 
 
 def misfit(fmt: Format, k: int, group_size: int) -> str:
     """Why matrices with K inputs cannot be stored in a format; empty when they can."""
-    whole = {"grouped": group_size if fmt.bits == 4 else 1, "tinygemm": group_size, "q4_k": 256}.get(fmt.scheme, 1)
+    wholes = {"grouped": group_size if fmt.bits == 4 else 1, "q4_k": 256} | dict.fromkeys(_CHOSEN_GROUPS, group_size)
+    whole = wholes.get(fmt.scheme, 1)
     if k % whole:
         return f"{fmt.backend} stores {fmt.dtype} in whole groups of {whole} inputs, which do not divide {k}"
-    if fmt.scheme == "tinygemm" and group_size not in (32, 64, 128):
-        return f"torchao's int4 has groups of 32, 64 or 128 inputs, not {group_size}"
+    if fmt.scheme in _CHOSEN_GROUPS and group_size not in (32, 64, 128):
+        return f"{fmt.backend}'s int4 has groups of 32, 64 or 128 inputs, not {group_size}"
     return ""
 
+
+_CHOSEN_GROUPS = ("tinygemm", "tiles", "places")
 
 _STORED: dict[str, Callable[[int, int, int, int], int]] = {
     "int8": lambda n, k, _bits, _group: n * k + 16,
@@ -202,7 +262,13 @@ _STORED: dict[str, Callable[[int, int, int, int], int]] = {
     "grouped": lambda n, k, bits, group: (
         n * k * bits // 8 + n * _groups(k, bits, group) * 4 + math.ceil(n * _groups(k, bits, group) * bits / 8)
     ),
-    "tinygemm": lambda n, k, _bits, group: n * k // 2 + 4 * n * (k // group),
+    "fp4": lambda n, k, _bits, _group: math.ceil(n * k / 2) + 4 * math.ceil(n * k / NF4_BLOCK) + 64,
+    "float8-rows": lambda n, k, _bits, _group: n * k + 4 * n,
+    "tinygemm": lambda n, k, _bits, group: _with_offsets(n, k, group),
+    "tiles": lambda n, k, _bits, group: _with_offsets(n, -(-k // 1024) * 1024, group),
+    "places": lambda n, k, _bits, group: _with_offsets(n, -(-k // 256) * 256, group),
+    "mxfp4": lambda n, k, _bits, _group: n * k // 2 + n * k // 32,
+    "nvfp4": lambda n, k, _bits, _group: n * k // 2 + n * k // 16 + 4,
     "q4_0": lambda n, k, _bits, _group: n * k // 32 * 18,
     "q8_0": lambda n, k, _bits, _group: n * k // 32 * 34,
     "q4_k": lambda n, k, _bits, _group: n * k // 256 * 144,
@@ -210,6 +276,10 @@ _STORED: dict[str, Callable[[int, int, int, int], int]] = {
         -(-n // 16) * (-(-k // 128) * 2048 * (9 if bits == 4 else 2 * bits) // 16 + (64 if bits < 32 else 0))
     ),
 }
+
+
+def _with_offsets(n: int, k: int, group: int) -> int:
+    return n * k // 2 + 4 * n * (k // group)
 
 
 def _groups(k: int, bits: int, group: int) -> int:

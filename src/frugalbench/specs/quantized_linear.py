@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec import structs
+
 from frugalbench import native_build
 from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError, Skipped
 from frugalbench.specs import quant_formats as formats
@@ -21,12 +23,20 @@ from frugalbench.untrusted import brief
 
 WORKLOAD = "quantized_linear"
 REGIMES = ("decode", "batch", "prefill")
+LAUNCHES = ("graph", "eager")
 USUAL = (
     "torch-fp32", "ort-fp32", "torch-bf16", "torch-int8-dynamic", "bnb-int8", "bnb-nf4", "ort-int8", "ort-int8-acc4",
     "ort-int4", "ort-int4-acc4",
 )  # fmt: skip
 """What needs no extra; ``configs/quant.toml`` asks for everything."""
+USUAL_CUDA = (
+    "torch-fp32", "torch-bf16", "torch-fp16", "bnb-int8", "bnb-nf4", "bnb-fp4", "torchao-int8", "torchao-int8-dynamic",
+    "torchao-int4", "torchao-fp8", "torch-fp8", "triton-w4a16",
+)  # fmt: skip
+"""The default on a device."""
 _MIB = 2**20
+UNKNOWN_L2_BYTES = 128 * _MIB
+"""Taken where the driver does not tell: more than any device has so far."""
 
 DEFAULTS: dict[str, Any] = {
     "shape": "4096x4096",
@@ -36,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "stream_bytes": 0,
     "variants": list(USUAL),
     "group_size": 32,
+    "launch": "graph",
 }
 """Several numbers of tokens in a regime make as many comparisons: the first of each regime, then the second of each."""
 
@@ -44,15 +55,19 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     """A comparison of every variant that can run here for each number of tokens; the others are skipped, with reasons.
 
     Options: ``shape`` ("NxK": outputs x inputs), ``decode_tokens``, ``batch_tokens`` and ``prefill_tokens`` (a number
-    or a list), ``stream_bytes`` (distinct weight bytes per arm; 0: four times the last-level cache, 64 to 512 MiB),
-    ``variants``, ``group_size`` (of the formats whose groups can be chosen). Raises :class:`FrugalbenchError` for a
+    or a list), ``stream_bytes`` (distinct weight bytes per arm; 0: four times the device's last-level cache, 64 to 512
+    MiB), ``variants``, ``group_size`` (of the formats whose groups can be chosen), ``launch`` (on a device, of all but
+    prefill: ``graph``, recorded and replayed, or ``eager``). Raises :class:`FrugalbenchError` for a
     value that makes no sense.
     """
     options = _options(settings)
     choose(settings, "device", settings.device, ("cpu", "cuda"))
+    choose(settings, "launch", options["launch"], LAUNCHES)
     n, k = _shape(settings, options["shape"])
     _check(settings, options)
-    options["stream_bytes"] = options["stream_bytes"] or automatic_stream_bytes(machine.last_level_cache_bytes)
+    cuda_cache_bytes = machine.gpu_l2_bytes or UNKNOWN_L2_BYTES
+    cache_bytes = machine.last_level_cache_bytes if settings.device == "cpu" else cuda_cache_bytes
+    options["stream_bytes"] = options["stream_bytes"] or automatic_stream_bytes(cache_bytes)
     comparisons: list[Comparison] = []
     skipped: list[Skipped] = []
     for number, tokens in enumerate(_grids(options)):
@@ -70,6 +85,8 @@ def automatic_stream_bytes(last_level_cache_bytes: int) -> int:
 def _options(settings: Settings) -> dict[str, Any]:
     """The options, a single number of tokens made a list of one."""
     given = dict(settings.options)
+    if settings.device != "cpu":
+        given.setdefault("variants", list(USUAL_CUDA))
     for key in _token_keys():
         if type(given.get(key)) is int:
             given[key] = [given[key]]
@@ -103,11 +120,19 @@ def _arms(
     for name in dict.fromkeys(options["variants"]):
         choose(settings, "variant", name, FORMATS)
         arm = _arm(settings, options, name, nk, tokens, number)
-        if reason := _why_not(settings, options, FORMATS[name], nk[1], machine):
-            skipped += [Skipped(case=case, reason=reason) for case in arm.cases]
-        else:
-            arms.append(arm)
+        fmt = formats.resolve(name, settings.device, formats.cpu_flags(), options["group_size"])
+        reason = _why_not(settings, options, fmt, nk[1], machine)
+        few = [case for case in arm.cases if case.params["m"] < fmt.least_tokens and not reason]
+        skipped += [Skipped(case=case, reason=reason or _too_few(fmt)) for case in (few if not reason else arm.cases)]
+        if left := tuple(case for case in arm.cases if case not in few and not reason):
+            arms.append(structs.replace(arm, cases=left))
     return arms, skipped
+
+
+def _too_few(fmt: Format) -> str:
+    return (
+        f"{fmt.backend} multiplies {fmt.least_tokens} tokens or more in this format; fewer fall back to float32 copies"
+    )
 
 
 def _arm(
@@ -119,7 +144,17 @@ def _arm(
     copies = formats.count_copies(fmt, n, k, group, options["stream_bytes"])
     label = f"{n}x{k}"
     cases = tuple(
-        _case(settings, variant, fmt, regime, f"{regime}-{m}" if number else regime, (m, n, k), group, copies)
+        _case(
+            settings,
+            variant,
+            fmt,
+            regime,
+            f"{regime}-{m}" if number else regime,
+            (m, n, k),
+            group,
+            copies,
+            options["launch"],
+        )
         for regime, m in tokens.items()
     )
     work = 4 * n * k + 8 * max(tokens.values()) * (n + k) * 4
@@ -133,7 +168,7 @@ def _arm(
 
 def _case(
     settings: Settings, variant: str, fmt: Format, regime: str, place: str, mnk: tuple[int, int, int], group_size: int,
-    copies: int,
+    copies: int, launch: str,
 ) -> Case:  # fmt: skip
     """``place`` stands for the regime in the id, with its tokens where a comparison before has the same regime."""
     m, n, k = mnk
@@ -150,6 +185,7 @@ def _case(
             "n": n, "k": k, "m": m, "copies": copies, "scheme": fmt.scheme, "bits": fmt.bits,
             "group_size": formats.group_of(fmt, k, group_size), "activations": fmt.activations, "values": fmt.values,
             "accuracy_level": fmt.accuracy_level, "seed": settings.seed, "format_tolerance": fmt.format_tolerance,
+            "launch": launch if settings.device != "cpu" and regime != "prefill" else "eager",
         },
         cost=_cost(fmt, m, n, k, group_size),
         tolerance=fmt.rounding + fmt.tie / math.sqrt(k),
@@ -174,6 +210,10 @@ def _cost(fmt: Format, m: int, n: int, k: int, group: int) -> Cost:
 
 def _why_not(settings: Settings, options: dict[str, Any], fmt: Format, k: int, machine: MachineView) -> str:
     """Why a format cannot run here as far as that is known without its library; empty when it can."""
+    if fmt.lacking:
+        return fmt.lacking
+    if settings.device == "cpu" and not fmt.cpu:
+        return f"{fmt.backend} multiplies this format on an NVIDIA GPU only; use --device cuda"
     if settings.device == "cuda" and not fmt.cuda:
         return f"{fmt.backend} has no CUDA kernel for this format in this harness; use --device cpu"
     if settings.device == "cuda" and not machine.has_cuda():

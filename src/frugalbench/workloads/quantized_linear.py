@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
+from frugalbench.workloads import device
 from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers.quant_stored import Stored, fingerprint, multiply, require_finite
 from frugalbench.workloads.layers.quant_values import (
@@ -39,6 +40,7 @@ LAYERS = {
     "torchao": "frugalbench.workloads.layers.quant_torchao",
     "llama.cpp": "frugalbench.workloads.layers.quant_llama",
     "native": "frugalbench.workloads.layers.quant_native",
+    "triton": "frugalbench.workloads.layers.quant_cuda",
 }
 """Backend to the module whose ``make(case, source, context)`` gives its :class:`Linear`."""
 _KEPT = 4
@@ -55,7 +57,7 @@ class Linear(Protocol):
     def prepare(self, x_MK: np.ndarray) -> Any: ...
     def run(self, copy: int, x: Any) -> Any: ...
     def to_numpy(self, y: Any) -> np.ndarray: ...
-    def stored(self, copy: int) -> Stored: ...
+    def stored(self, copy: int) -> Any: ...  # Stored on a CPU, DeviceStored elsewhere
     def stored_bytes(self) -> int: ...
     def activations(self, x_MK: np.ndarray) -> np.ndarray: ...
     def threads(self) -> int: ...
@@ -70,8 +72,7 @@ def load(arm: Arm, context: Context) -> "QuantizedLinear":
     lacks what the scheme needs here.
     """
     case = arm.cases[0]
-    p = case.params
-    source = partial(_weights, context.scratch_dir, p["seed"], p["n"], p["k"])
+    source = _source_of(case, context)
     if "torch" in arm.imports:
         import torch
 
@@ -80,15 +81,33 @@ def load(arm: Arm, context: Context) -> "QuantizedLinear":
     return QuantizedLinear(linear, arm, context)
 
 
-def reference(case: Case, context: Context) -> Arrays:  # noqa: ARG001
+def _source_of(case: Case, context: Context) -> Callable[[int], Any]:
+    """Weights of a copy: numpy arrays on a CPU, tensors that were drawn there on a device."""
+    p = case.params
+    if context.device == "cpu":
+        return partial(_weights, context.scratch_dir, p["seed"], p["n"], p["k"])
+    from frugalbench.workloads.layers import quant_device
+
+    return partial(quant_device.finite_weights, p["seed"], p["n"], p["k"], context.device)
+
+
+def reference(case: Case, context: Context) -> Arrays:
     """Float64 answer with unquantised weights, for the first positions: ``tokens`` (r, c, n), ``signed_sum`` (r, n)."""
     p = case.params
     rows = []
     for position in range(REFERENCE_COPIES):
         x_CK = projection(p["m"]) @ inputs(p["seed"], position, p["m"], p["k"]).astype(np.float64)
-        w_NK = _source(p["seed"], p["n"], p["k"], position)
-        rows.append(digest(x_CK @ w_NK.astype(np.float64).T))
+        rows.append(digest(_exact(case, context.device, position, x_CK)))
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _exact(case: Case, device_name: str, position: int, x_CK: np.ndarray) -> np.ndarray:
+    p = case.params
+    if device_name == "cpu":
+        return np.asarray(x_CK @ _source(p["seed"], p["n"], p["k"], position).astype(np.float64).T)
+    from frugalbench.workloads.layers import quant_device
+
+    return quant_device.exact(quant_device.weights(p["seed"], position, p["n"], p["k"], device_name), x_CK)
 
 
 def reference_key(case: Case) -> str:
@@ -119,19 +138,34 @@ class QuantizedLinear:
         run, prepare = self.linear.run, self.linear.prepare
         prepared = [prepare(self._input(case, i)) for i in range(min(rotation, DISTINCT_INPUTS))]
 
-        def call(index: int) -> object:
+        def each(index: int) -> object:
             copy = index % rotation
             return run(copy, prepared[copy % DISTINCT_INPUTS])
 
+        held = device.of(self.context.device)
+        call, launch = self._launched(case, each, held)
         return Bound(
             call=call,
             output=lambda index: digest(projection(p["m"]) @ self._result(call, index)),
             rotation=rotation,
             synchronize=self.linear.synchronize,
+            device=held,
             own_definition=(lambda i: self._definition(case, i % rotation)) if self.linear.lossy else None,
             facts=self._facts(case),
-            details=self._details(case),
+            details=self._details(case) | launch,
         )
+
+    @staticmethod
+    def _launched(
+        case: Case, call: Callable[[int], object], held: device.Device | None
+    ) -> tuple[Callable[[int], object], dict[str, str]]:
+        """The call as the case wants it launched, and how it is; nothing to say on a CPU."""
+        if held is None:
+            return call, {}
+        if case.params["launch"] != "graph":
+            return call, {"launch": "eager"}
+        recorded, how = held.captured(call, case.params["copies"])
+        return recorded, {"launch": how}
 
     def close(self) -> None:
         """Release what the library holds."""
@@ -153,6 +187,8 @@ class QuantizedLinear:
         """Read the answer that this run already computed for the very same stored bytes and inputs, or compute it."""
         stored = self.linear.stored(copy)
         x_CK = np.vstack([self._projected(case, copy) for case in self.arm.cases])
+        if not isinstance(stored, Stored):
+            return self._split(stored.multiply(_source_of(self.arm.cases[0], self.context)(copy), x_CK))
         path = self.context.scratch_dir / f"quantized_linear-{stored.fingerprint()}-{fingerprint(x_CK)}-{copy}.npy"
         if path.exists():
             y_CN = np.load(path, allow_pickle=False)
@@ -222,5 +258,5 @@ def _save(path: Path, array: np.ndarray) -> None:
 def prepare(arm: Arm, context: Context) -> None:
     """Quantise and store what is not cached yet; unquantised arms of other libraries have nothing to prepare."""
     case = arm.cases[0]
-    if case.backend == "onnxruntime" or case.params["bits"] < 16:
+    if context.device == "cpu" and (case.backend == "onnxruntime" or case.params["bits"] < 16):
         load(arm, context).close()

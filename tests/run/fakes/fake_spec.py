@@ -4,7 +4,7 @@ from frugalbench.schema import Arm, Case, Comparison
 from frugalbench.specs.base import Expansion
 
 
-def make_case(name, comparison="fake", regime="decode", **params):
+def make_case(name, comparison="fake", regime="decode", device="cpu", **params):
     return Case(
         id=f"{comparison}/{name}/{regime}",
         workload="fake",
@@ -12,7 +12,7 @@ def make_case(name, comparison="fake", regime="decode", **params):
         shape="tiny",
         regime=regime,
         backend="python",
-        device="cpu",
+        device=device,
         dtype="float64",
         params={"threads": 1, **params},
         tolerance=1e-9,

@@ -138,7 +138,7 @@ def offset_groups(codes: np.ndarray, scales: np.ndarray, offsets: np.ndarray, ar
 
 
 def nf4_blocks(packed: np.ndarray, absmax_B: np.ndarray, code_16: np.ndarray, k: int) -> Stored:
-    """NF4: w = value[code] absmax, blocks of consecutive weights, two codes per byte, the first in the upper half.
+    """NF4, FP4: w = value[code] absmax, blocks of consecutive weights, two codes per byte, the first in the upper half.
 
     ``k`` must be a multiple of the block. A weight lies at most half the widest gap between code values off, and
     scales may have been rounded to bfloat16 since (2^-8).
@@ -146,7 +146,7 @@ def nf4_blocks(packed: np.ndarray, absmax_B: np.ndarray, code_16: np.ndarray, k:
     block = packed.size * 2 // absmax_B.size
     values = code_16.astype(np.float64)
     pairs = np.stack([np.repeat(values, 16), np.tile(values, 16)], axis=-1)
-    slack = 0.51 * float(np.diff(values).max()) + 2.0**-8
+    slack = 0.51 * float(np.diff(np.sort(values)).max()) + 2.0**-8
 
     def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         scale = absmax_B.reshape(-1)[start * k // block : stop * k // block].astype(np.float64)

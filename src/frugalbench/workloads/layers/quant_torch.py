@@ -1,6 +1,7 @@
 """The linear layer as torch offers it: float32, bfloat16, float16, dynamic int8. On a CPU or on CUDA."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ _ROUNDED = {"float32": plain, "bfloat16": bfloat16, "float16": float16}
 _ROUNDOFF = {"float32": 0.0, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 
-def make(case: Case, source: Source, context: Context) -> "TorchDense | TorchDynamicInt8":
+def make(case: Case, source: Callable[[int], Any], context: Context) -> Any:
     """The layer of a case. Raises ``RuntimeError`` for a scheme that torch does not have."""
     p = case.params
+    if p["scheme"] == "float8-rows":
+        from frugalbench.workloads.layers import quant_cuda
+
+        return quant_cuda.make(case, source, context)
     if p["scheme"] == "int8":
         folder = context.cache_dir / "quantized_linear" / f"torch-int8-{p['n']}x{p['k']}-seed{p['seed']}"
         return TorchDynamicInt8(source, p["copies"], p["n"], folder)
@@ -41,7 +46,7 @@ class TorchDense:
 
     artefacts: tuple[Artefact, ...] = ()
 
-    def __init__(self, source: Source, copies: int, dtype: str, device: str) -> None:
+    def __init__(self, source: Callable[[int], Any], copies: int, dtype: str, device: str) -> None:
         import torch
 
         self._torch = torch
@@ -49,7 +54,7 @@ class TorchDense:
         self._device = device
         self.lossy = dtype != "float32"
         self.kernel = f"aten::linear {dtype}"
-        self._weights = [torch.from_numpy(source(copy)).to(device, self._dtype) for copy in range(copies)]
+        self._weights = [torch.as_tensor(source(copy)).to(device, self._dtype) for copy in range(copies)]
 
     def prepare(self, x_MK: np.ndarray) -> Any:
         """Inputs on the device and in the type that the layer is fed with."""
@@ -64,10 +69,14 @@ class TorchDense:
         """Result as float32 (m, n)."""
         return np.asarray(y.float().cpu().numpy())
 
-    def stored(self, copy: int) -> Stored:
-        """What this arm holds for ``copy``, widened to float32."""
-        weights_NK = self._weights[copy].cpu()
-        return dense_stored(weights_NK.float().numpy(), _ROUNDOFF[self._name])
+    def stored(self, copy: int) -> Any:
+        """What this arm holds for ``copy``, on a CPU widened to float32."""
+        weights_NK = self._weights[copy]
+        if self._device == "cpu":
+            return dense_stored(weights_NK.float().numpy(), _ROUNDOFF[self._name])
+        from frugalbench.workloads.layers import quant_device
+
+        return quant_device.dense(weights_NK, _ROUNDOFF[self._name])
 
     def stored_bytes(self) -> int:
         """Bytes of one stored matrix."""

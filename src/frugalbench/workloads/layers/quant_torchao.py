@@ -31,9 +31,13 @@ _ABSENT = (NotImplementedError, ImportError, AssertionError, AttributeError)
 """How torchao says that it has no kernel for what it is asked for."""
 
 
-def make(case: Case, source: Source, context: Context) -> "TorchAo":
+def make(case: Case, source: Any, context: Context) -> Any:
     """The layer of a case. Raises :class:`NoPath` where torchao, asked for it, turns out to have none here."""
-    return TorchAo(case, source, context)
+    if context.device == "cpu":
+        return TorchAo(case, source, context)
+    from frugalbench.workloads.layers.quant_torchao_cuda import TorchAoCuda
+
+    return TorchAoCuda(case, source)
 
 
 class TorchAo:

@@ -66,9 +66,17 @@ def drawn(seed: int, number: int, n: int, k: int) -> np.ndarray:
 
     Random 16-bit numbers pick quantiles from a table: several times cheaper than drawing normal deviates.
     """
-    raw = np.random.SFC64([seed, number]).random_raw((n * k + 3) // 4).view(np.uint16)[: n * k]
-    table = (_normal_table() / np.sqrt(k)).astype(np.float32)
-    return np.asarray(table[raw]).reshape(n, k)
+    return np.asarray(quantiles(k)[random_words(seed, number, n, k)]).reshape(n, k)
+
+
+def random_words(seed: int, number: int, n: int, k: int) -> np.ndarray:
+    """The uint16 numbers (n k) that pick the weights of drawn matrix ``number``."""
+    return np.random.SFC64([seed, number]).random_raw((n * k + 3) // 4).view(np.uint16)[: n * k]
+
+
+def quantiles(k: int) -> np.ndarray:
+    """65,536 quantiles, float32, of the weights' distribution."""
+    return np.asarray((_normal_table() / np.sqrt(k)).astype(np.float32))
 
 
 def inputs(seed: int, position: int, m: int, k: int) -> np.ndarray:
