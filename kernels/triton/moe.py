@@ -309,7 +309,16 @@ def blocks_of(expert_TK: torch.Tensor, experts: int, tokens: int) -> tuple[torch
     chunk = min(max(128, triton.next_power_of_2(copies)), 2048)
     bins = max(64, triton.next_power_of_2(experts + 1))
     _place[(experts + 1,)](
-        expert_TK, copy_P, owner_B, copies, experts, blocks, TOKENS=tokens, BINS=bins, CHUNK=chunk, num_warps=4
+        expert_TK,
+        copy_P,
+        owner_B,
+        copies,
+        experts,
+        blocks,
+        TOKENS=tokens,
+        BINS=bins,
+        CHUNK=chunk,
+        num_warps=4 if chunk <= 512 else 8,
     )
     return copy_P, owner_B
 

@@ -81,7 +81,7 @@ def kernels() -> list[tuple[str, Any, dict[str, Any], int, int]]:
     place = {"TOKENS": 16, "BINS": 256, "CHUNK": 2048}
     around = [
         ("choose", moe._choose, choose, 1, 3),
-        ("place", moe._place, place, 4, 3),
+        ("place", moe._place, place, 8, 3),
         ("add", moe._add, {"CHOSEN": 8, "COLUMNS": 1024}, 4, 3),
     ]
     return [*around, *found.values()]
