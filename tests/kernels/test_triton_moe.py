@@ -68,10 +68,10 @@ def drawn_shape(random, kernel):
     """A shape, a routing and tiles at random; about one in six is one token, one in four leaves most experts empty."""
     size = {"generator": random}
     dtype = pick(random, torch.float32, torch.float16, torch.bfloat16)
-    T = 1 if torch.rand((), **size) < 1 / 6 else int(torch.randint(2, 17, (), **size))
-    E = int(torch.randint(1, 7, (), **size))
+    T = 1 if torch.rand((), **size) < 1 / 6 else int(torch.randint(2, 12, (), **size))
+    E = int(torch.randint(1, 6, (), **size))
     K = int(torch.randint(1, min(E, 3) + 1, (), **size))
-    D, F = (int(torch.randint(1, 41, (), **size)) for _ in range(2))
+    D, F = (int(torch.randint(1, 34, (), **size)) for _ in range(2))
     if torch.rand((), **size) < 0.3:
         D, F = 32, 16
     order = torch.rand(T, E, **size) + (torch.arange(E) * 2.0 if torch.rand((), **size) < 0.25 else 0.0)
