@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 
@@ -54,6 +54,7 @@ def make_plan(
     for number, table in enumerate(config.workloads):
         expansions.append(_expand(config, number, machine, device, allow_code))
         _check_expansion(expansions[-1], table["name"], seen, f"{config.path}: [[workload]] {shown(table['name'])}")
+    _check_names(config, [item.id for expansion in expansions for item in expansion.comparisons])
     comparisons = [kept for item in expansions for kept in (_select(found, only) for found in item.comparisons) if kept]
     modelled = [case for item in expansions for case in item.modelled if _matches(case.id, only)]
     skipped = [skip for item in expansions for skip in item.skipped if _matches(skip.case.id, only)]
@@ -111,6 +112,15 @@ def _check_expansion(expansion: Expansion, name: str, seen: set[str], where: str
             if not 0 <= arm.memory_bytes <= MOST_ARM_BYTES:
                 size = byte_size(arm.memory_bytes)
                 raise FrugalbenchError(f"{where}: the arm {shown(arm.id, 200)} would hold {size}, beyond any machine")
+
+
+def _check_names(config: Config, ids: Sequence[str]) -> None:
+    """Two comparisons of one name would be judged as one."""
+    twice = next((name for name, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        raise FrugalbenchError(
+            f"{config.path}: two [[workload]] tables make the comparison {shown(twice, 200)}; make one table of them"
+        )
 
 
 def _check_cost(cost: Cost, where: str) -> None:
