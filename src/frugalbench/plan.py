@@ -36,6 +36,8 @@ CONTEXT_BYTES = 2.0**30
 """Of a GPU, for each worker: its CUDA context with the libraries' kernels (half of this on an H100), workspaces, and
 what an allocator keeps beyond what it was asked for."""
 MOST_GPU_SHARE = 0.95
+HOST_THREADS = 4
+"""Of a worker whose calls run on a device: launching takes one, and several workers load side by side."""
 MOST_CALL_WORK = 1e16
 """Operations of one call: some seconds on the largest accelerator of today, hours on a CPU."""
 
@@ -81,7 +83,8 @@ def _expand(config: Config, number: int, machine: MachineView, device: str | Non
     chosen = device or table.get("device", "cpu")
     table.pop("device", None)
     _check_device(chosen, name, machine, where)
-    threads = table.pop("threads", 0) or machine.logical_cores
+    usual = machine.logical_cores if chosen == "cpu" else min(machine.logical_cores, HOST_THREADS)
+    threads = table.pop("threads", 0) or usual
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         raise FrugalbenchError(
             f"{where}: 'threads' must be a positive integer of at most {MOST_THREADS}, not {brief(threads)}"
