@@ -352,6 +352,14 @@ def slow_clock(parts: Parts, draw: random.Random) -> None:
     _each(parts, draw, lambda s: s["environment"].update(clock_hz=3.1))
 
 
+def fast_gpu_clock(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: s["environment"].update(gpu_clock_hz=draw.uniform(5e9, 9e9)))
+
+
+def device_ahead_of_the_window(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: s.update(device_s=1.2 * s["time_s"] + 1e-3))
+
+
 def many_cpu_seconds(parts: Parts, draw: random.Random) -> None:
     _each(parts, draw, lambda s: s["environment"].update(cpu_s=40 * s["environment"]["wall_s"]))
 
@@ -495,6 +503,7 @@ FORGERS: tuple[tuple[Forger, set[str], str], ...] = (
     (generated, {"resolution"}, "srt"), (copied, {"copies"}, "srt"), (scaled_twin, {"twins"}, "t"),
     (constant, {"regular"}, "st"), (counting, {"regular"}, "st"), (same_overhead, {"environment"}, "st"),
     (one_clock, {"environment"}, "st"), (fast_clock, {"clocks"}, "st"), (slow_clock, {"clocks"}, "st"),
+    (fast_gpu_clock, {"clocks"}, "st"), (device_ahead_of_the_window, {"clocks"}, "st"),
     (many_cpu_seconds, {"windows"}, "st"), (declared_as_measured, {"joules"}, "r"), (below_idle, {"joules"}, "t"),
     (no_joules, {"joules"}, "t"), (too_many_joules, {"joules"}, "t"), (other_machine, {"machine"}, "s"),
     (with_a_card, {"machine"}, "sr"), (with_a_path, {"secrets"}, "s"), (with_a_host, {"secrets"}, "s"),

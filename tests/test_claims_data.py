@@ -101,13 +101,13 @@ def test_whole_models_are_held_against_every_unquantised_arm():
     for name in ("quant.decode", "quant.prefill", "quant.per_watt"):
         (arms,) = CLAIMS[name].rule.beside
         assert arms.workload == model_decode.WORKLOAD
-        bits = {variant: fmt.bits for variant, fmt in model_decode.FORMATS.items()}
+        bits = {variant: fmt.bits for variant, fmt in model_decode.KNOWN.items()}
         assert set(arms.baselines) == {variant for variant in bits if bits[variant] >= 16}
         assert set(arms.best) == {variant for variant in bits if bits[variant] < 16}
         assert not any(variant.startswith("native") for variant in arms.as_shipped)
     groups = [group for group in CLAIMS["quant.memory"].rule.groups if group.workload == model_decode.WORKLOAD]
     for group, width in zip(groups, (8, 4), strict=True):
-        assert set(group.variants) == {name for name, fmt in model_decode.FORMATS.items() if fmt.bits == width}
+        assert set(group.variants) == {name for name, fmt in model_decode.KNOWN.items() if fmt.bits == width}
 
 
 def test_thresholds_of_the_claims_list():

@@ -140,6 +140,12 @@ def test_devices(tmp_path: Path) -> None:
         planned(write(tmp_path, "[[workload]]\nname = 'moe_ffn'\ndevice = ['cpu']\n"))
 
 
+def test_the_simulated_device_runs_the_self_test_alone() -> None:
+    with pytest.raises(FrugalbenchError, match="selftest --device sim"):
+        planned(device="sim")
+    assert {case.device for case in cases(planned("selftest", device="sim"))} == {"sim"}
+
+
 @pytest.mark.parametrize("threads", ["-1", "'two'", "1.5"])
 def test_bad_threads(tmp_path: Path, threads: str) -> None:
     with pytest.raises(FrugalbenchError, match="'threads' must be a positive integer"):

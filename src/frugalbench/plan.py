@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 
@@ -21,8 +21,8 @@ from frugalbench.schema import (
     Skipped,
     encode,
 )
-from frugalbench.specs import SPECS, plugin
-from frugalbench.specs.base import Expansion, MachineView, Settings
+from frugalbench.specs import SPECS, plugin, selftest
+from frugalbench.specs.base import SIMULATED, Expansion, MachineView, Settings
 from frugalbench.units import byte_size, si
 from frugalbench.untrusted import brief, shown
 
@@ -54,6 +54,7 @@ def make_plan(
     for number, table in enumerate(config.workloads):
         expansions.append(_expand(config, number, machine, device, allow_code))
         _check_expansion(expansions[-1], table["name"], seen, f"{config.path}: [[workload]] {shown(table['name'])}")
+    _check_names(config, [item.id for expansion in expansions for item in expansion.comparisons])
     comparisons = [kept for item in expansions for kept in (_select(found, only) for found in item.comparisons) if kept]
     modelled = [case for item in expansions for case in item.modelled if _matches(case.id, only)]
     skipped = [skip for item in expansions for skip in item.skipped if _matches(skip.case.id, only)]
@@ -79,7 +80,7 @@ def _expand(config: Config, number: int, machine: MachineView, device: str | Non
         raise FrugalbenchError(f"{config.path}: unknown workload '{shown(name, 100)}'; did you mean '{near[0]}'?")
     chosen = device or table.get("device", "cpu")
     table.pop("device", None)
-    _check_device(chosen, machine, where)
+    _check_device(chosen, name, machine, where)
     threads = table.pop("threads", 0) or machine.logical_cores
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         raise FrugalbenchError(
@@ -111,6 +112,15 @@ def _check_expansion(expansion: Expansion, name: str, seen: set[str], where: str
             if not 0 <= arm.memory_bytes <= MOST_ARM_BYTES:
                 size = byte_size(arm.memory_bytes)
                 raise FrugalbenchError(f"{where}: the arm {shown(arm.id, 200)} would hold {size}, beyond any machine")
+
+
+def _check_names(config: Config, ids: Sequence[str]) -> None:
+    """Two comparisons of one name would be judged as one."""
+    twice = next((name for name, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        raise FrugalbenchError(
+            f"{config.path}: two [[workload]] tables make the comparison {shown(twice, 200)}; make one table of them"
+        )
 
 
 def _check_cost(cost: Cost, where: str) -> None:
@@ -161,7 +171,13 @@ def _edited(where: str, what: str) -> FrugalbenchError:
     )
 
 
-def _check_device(device: str, machine: MachineView, where: str) -> None:
+def _check_device(device: str, workload: str, machine: MachineView, where: str) -> None:
+    if device == SIMULATED:
+        if workload != selftest.WORKLOAD:
+            raise FrugalbenchError(
+                f"{where}: the simulated device runs the self-test alone; try `frugalbench selftest --device sim`"
+            )
+        return
     if device not in DEVICES:
         near = difflib.get_close_matches(str(device)[:100], DEVICES, n=1, cutoff=0)
         raise FrugalbenchError(f"{where}: unknown device '{shown(device, 100)}'; did you mean '{near[0]}'?")

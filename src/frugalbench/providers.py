@@ -24,6 +24,10 @@ class Provider:
     """Set before the provider's libraries are loaded."""
     memory: str = "cpu"
     """Where inputs and outputs lie between calls, as ``OrtValue`` names it; on ``cpu`` a call copies them."""
+    stream: str = ""
+    """Option that takes the address of a stream to compute on."""
+    graph: str = ""
+    """Option that has it record calls as device graphs."""
     library: str = ""
     """Its shared library inside the package, where it has one of its own."""
     system: str = ""
@@ -52,6 +56,8 @@ PROVIDERS: dict[str, Provider] = {
         ("onnxruntime-gpu",),
         options={"use_tf32": "0"},
         memory="cuda",
+        stream="user_compute_stream",
+        graph="enable_cuda_graph",
         library="libonnxruntime_providers_cuda.so",
     ),
     "tensorrt": Provider(
@@ -60,6 +66,7 @@ PROVIDERS: dict[str, Provider] = {
         ("onnxruntime-gpu",),
         environment={"NVIDIA_TF32_OVERRIDE": "0"},
         memory="cuda",
+        stream="user_compute_stream",
         library="libonnxruntime_providers_tensorrt.so",
     ),
     "openvino": Provider(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from frugalbench.backends import onnxruntime, torch_eager
+from frugalbench.backends import onnxruntime, onnxruntime_device, torch_eager
 from frugalbench.backends.base import Options, Placement, content_key, locked, recall, remember
 from frugalbench.providers import PROVIDERS
 from frugalbench.workloads.base import SilentFallback
@@ -70,6 +70,7 @@ class FakeSession:
 
 def load(monkeypatch, tmp_path, runtime, device="cuda"):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", runtime)
+    monkeypatch.setattr(onnxruntime_device, "stream_address", lambda: "4096")
     options = Options(threads=2, device=device, cache_dir=tmp_path, key="k", inputs=("x",), outputs=("y",))
     return onnxruntime.load(tmp_path / "m.onnx", options, [{"x": np.ones(2, np.float32)}])
 
@@ -152,19 +153,27 @@ def test_content_key_ignores_order_and_sees_values():
     assert content_key({"a": 1}) != content_key({"a": 2})
 
 
-def test_provider_whose_library_does_not_load_is_named(monkeypatch, tmp_path):
-    runtime = FakeRuntime([], available=("CANNExecutionProvider", CPU), cannot_open=True)
+@pytest.mark.parametrize(
+    ("device", "provider", "wanted", "ends"),
+    [
+        ("cann", "CANNExecutionProvider", "libascendcl.so", "No such file or directory$"),
+        ("cuda", CUDA, "libcublas.so.13", r"; this build is for CUDA 13\.0, which a torch for the same CUDA brings$"),
+    ],
+)
+def test_provider_whose_library_does_not_load_is_named(monkeypatch, tmp_path, device, provider, wanted, ends):
+    runtime = FakeRuntime([], available=(provider, CPU), cannot_open=True)
+    runtime.cuda_version = "13.0"
     (tmp_path / "capi").mkdir()
-    library = tmp_path / "capi" / "libonnxruntime_providers_cann.so"
+    library = tmp_path / "capi" / f"libonnxruntime_providers_{device}.so"
     library.write_bytes(b"")
     runtime.__file__ = str(tmp_path / "__init__.py")
 
-    def missing(_path):
-        raise OSError("libascendcl.so: cannot open shared object file: No such file or directory")
+    def missing(_path, **_how):
+        raise OSError(f"{wanted}: cannot open shared object file: No such file or directory")
 
     monkeypatch.setattr(onnxruntime.ctypes, "CDLL", missing)
-    with pytest.raises(SilentFallback, match=r"lists CANNExecutionProvider, but cannot open it .*libascendcl\.so"):
-        load(monkeypatch, tmp_path, runtime, "cann")
+    with pytest.raises(SilentFallback, match=f"lists {provider}, but cannot open it .*{wanted}.*{ends}"):
+        load(monkeypatch, tmp_path, runtime, device)
 
 
 @pytest.mark.parametrize(("device", "system"), [("dml", "Windows"), ("coreml", "Darwin")])

@@ -32,7 +32,7 @@ LONG = (6, 10, 16, 24)
 LIMIT_S = 60.0
 
 
-def bank(kind: str, loaded: bool, seconds: float, out: Path) -> Bank:
+def bank(kind: str, device: str, loaded: bool, seconds: float, out: Path) -> Bank:
     """Measure a bank, or read the one that ``out`` holds already."""
     if not (out / "manifest.json").exists():
         config = load_config("selftest")
@@ -44,7 +44,8 @@ def bank(kind: str, loaded: bool, seconds: float, out: Path) -> Bank:
         machine = Machine.detect()
         go_on = lambda _records, _number: Decision(stop=False, look=0, reason="a bank goes on")  # noqa: E731
         with busy_core() if loaded else contextlib.nullcontext():
-            measure(config, make_plan(config, machine), machine, out, go_on, 0.0, lambda t: print(t, file=sys.stderr))
+            plan = make_plan(config, machine, device=device)
+            measure(config, plan, machine, out, go_on, 0.0, lambda t: print(t, file=sys.stderr))
     return Bank(kind, load_run(out).records, ALPHA)
 
 
@@ -78,14 +79,16 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or sim")
     parser.add_argument("--loaded", action="store_true", help="beside a process that keeps one core busy")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--floor", type=float, default=0.002)
     parser.add_argument("--out", type=Path, help="run directory; read when it holds a bank already")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        found = bank(arguments.kind, arguments.loaded, arguments.seconds, arguments.out or Path(scratch) / "bank")
-        name = f"{arguments.kind} {'loaded' if arguments.loaded else 'idle'}"
+        out = arguments.out or Path(scratch) / "bank"
+        found = bank(arguments.kind, arguments.device, arguments.loaded, arguments.seconds, out)
+        name = f"{arguments.device}, {arguments.kind} {'loaded' if arguments.loaded else 'idle'}"
         print("\n".join(lines(found, name, arguments.floor)))
 
 

@@ -15,6 +15,7 @@ from frugalbench.analysis.load import Run, load_run
 from frugalbench.cli import selfcheck, session
 from frugalbench.machine import Machine
 from frugalbench.schema import Arm, Decision, Plan, Record
+from frugalbench.specs.selftest import MISTAKES
 
 KINDS = ["compute-bound", "memory-bound", "dispatch-bound"]
 FIGURES = (
@@ -218,3 +219,27 @@ def test_for_real_within_seconds(call) -> None:
     run = load_run(Path(found["runs"]) / "idle")
     assert run.records and all(record.status != "failed" for record in run.records)
     assert not found["enough"] and "Never self-tested" in call("doctor").out, "ten seconds hold too little to be kept"
+
+
+@pytest.mark.real
+def test_planted_mistakes_are_caught_on_the_simulated_device(call) -> None:
+    """Through real workers. Each of these fails when the guard that it names is taken out of the worker."""
+    answer = call("selftest", "--device", "sim", "--quick", "--time-budget", 1, "--json")
+    found = {item["mistake"]: item for item in answer.json["planted"]}
+    assert {name for name, item in found.items() if item["caught"]} == set(MISTAKES), found
+    assert "does not synchronise" in found["no-synchronise"]["reason"]
+    assert "device's memory delivers 50.0 GB/s at most" in found["warm-cache"]["reason"]
+    assert "4.00 MiB again and again" in found["small-rotation"]["reason"]
+    assert "compiled or tuned inside" in found["late-tuning"]["reason"]
+    run = load_run(Path(answer.json["runs"]) / "planted")
+    wrong = [record for record in run.records if record.arm in MISTAKES]
+    assert wrong and not any(s.void is None for record in wrong for s in record.samples), "a wrong arm got a time"
+    assert session.self_test_of(Machine.detect().fingerprint, "sim") is None, "it says nothing of this machine"
+
+
+def test_a_missed_mistake_is_shouted_and_ends_in_1(call, made) -> None:
+    made()  # its records know of no mistake, so every planted arm got its times
+    answer = call("selftest", "--device", "sim", "--quick")
+    assert answer.code == 1 and answer.out.count("MISSED") == len(MISTAKES)
+    assert "it got its times" in " ".join(answer.out.split())
+    assert "tells of the harness" in answer.out and "Intervals of later runs" not in answer.out

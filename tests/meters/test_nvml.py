@@ -1,70 +1,18 @@
 """NVML through the real binding and a fake driver library, which replays a trace in place of the real library."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from frugalbench.meters import MeterSettings, nvml, pick
 from frugalbench.schema import NothingRunsHere
-
-HERE = Path(__file__).parent
-PRELUDE = """
-import json, os, sys
-from pathlib import Path
-import frugalbench.meters as meters
-from frugalbench.meters import nvml
-NOW = Path(os.environ["FAKE_NVML_NOW"])
-def go(time_s): NOW.write_text(repr(time_s))
-def clock(): return float(NOW.read_text())
-def window(found, start_s, end_s, looks_s=()):
-    go(start_s)
-    opened = meters.Window(found, clock)
-    for at_s in looks_s:
-        go(at_s)
-        opened.sample()
-    go(end_s)
-    return [[r.method, r.joule, r.error, str(r.tier), r.note, r.scope] for r in opened.close(1)]
-go(0.0)
-"""
-
-
-def build(folder: Path, *flags: str) -> Path:
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-    if compiler is None:
-        pytest.skip("no C compiler")
-    folder.mkdir()
-    command = [compiler, "-shared", "-fPIC", "-D_DEFAULT_SOURCE", *flags]
-    subprocess.run([*command, "-o", folder / "libnvidia-ml.so.1", HERE / "fake_nvml.c"], check=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def drivers(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("drivers")
-    return {"new": build(folder / "new"), "old": build(folder / "old", "-DOLD")}
+from nvml_driver import in_child
 
 
 @pytest.fixture
-def child(drivers, tmp_path):
+def child(tmp_path):
     """Runs code in a process that finds the fake driver; gives what it prints as JSON."""
 
     def run(code: str, driver: str = "new", trace: str = "nvml_board", **environ: str):
-        fakes = {
-            "LD_LIBRARY_PATH": str(drivers[driver]),
-            "FAKE_NVML_TRACE": str(HERE / "traces" / f"{trace}.csv"),
-            "FAKE_NVML_NOW": str(tmp_path / "now"),
-        }
-        hidden = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-        done = subprocess.run(
-            [sys.executable, "-c", PRELUDE + code], env={**hidden, **fakes, **environ}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return in_child(code, tmp_path / "now", trace, driver == "old", **environ)
 
     return run
 

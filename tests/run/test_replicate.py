@@ -6,8 +6,9 @@ import re
 import pytest
 
 from frugalbench.run import engine
-from frugalbench.schema import Status
-from run.helpers import log_entries, make_arm, make_comparison, run_fake
+from frugalbench.run.replicate import CaseState, _fail_if_late
+from frugalbench.schema import Environment, Sample, Status
+from run.helpers import log_entries, make_arm, make_case, make_comparison, run_fake
 
 MIB = 2**20
 
@@ -260,3 +261,15 @@ def test_only_arms_of_a_device_load_side_by_side_and_nothing_computes_meanwhile(
         not any(load["begin"] < entry["end"] and entry["begin"] < load["end"] for load in loads for entry in computing)
         or not side_by_side
     )
+
+
+@pytest.mark.parametrize(
+    ("late", "windows", "pilot", "fails"),
+    [(0, 4, False, False), (1, 4, False, True), (4, 4, False, True), (1, 2, True, False), (2, 2, True, True)],
+)
+def test_a_window_with_a_compilation_is_never_kept_however_many_are_void(late, windows, pilot, fails):
+    sample = Sample(round=0, turn=1, calls=1, time_s=1.0, start_s=0.0, environment=Environment(wall_s=1.0, cpu_s=1.0))
+    item = CaseState(make_case("a"), samples=[sample] * windows, late_turns=late)
+    _fail_if_late(item, pilot)
+    assert (item.status is Status.FAILED) == fails
+    assert not fails or f"inside {late} of {windows} windows" in item.reason

@@ -9,7 +9,8 @@ from frugalbench.schema import FrugalbenchError
 from frugalbench.specs import model_decode as spec
 from frugalbench.specs import quant_formats
 from frugalbench.specs.base import Settings
-from frugalbench.specs.decode_formats import FORMATS
+from frugalbench.specs.decode_formats import FORMATS, misfit
+from frugalbench.specs.decode_on_device import ON_DEVICE
 from frugalbench.specs.decoder_shape import DecoderShape
 from frugalbench.specs.shapes import load_shapes
 
@@ -119,10 +120,43 @@ def test_without_a_compiler_the_own_kernel_is_skipped(monkeypatch):
     assert "C++ compiler" in skipped["native-w8a8"]
 
 
-def test_there_is_no_arm_for_a_gpu():
-    expansion = expand(device="cuda")
+def test_a_gpu_has_arms_of_its_own():
+    (comparison,) = expand(device="cuda").comparisons
+    assert [arm.cases[0].variant for arm in comparison.arms] == list(ON_DEVICE)
+    found = cases(expand(device="cuda"))
+    assert {case.params["launch"] for case in found.values()} == {"graph"}
+    assert cases(expand(device="cuda", launch="eager"))["bnb-nf4", "decode"].params["launch"] == "eager"
+    assert not any("launch" in case.params for case in cases(expand()).values())
+    assert found["bnb-nf4", "decode"].id == "model_decode/bnb-nf4/qwen3-0.6b/decode-256/transformers/cuda"
+
+
+def test_weights_of_a_gpu_arm_are_those_of_its_layers_and_a_table_in_half_precision():
+    shape = DecoderShape.of_model(load_shapes()["qwen3-0.6b"], 0, 0)
+    found = cases(expand(device="cuda"))
+    dense, layers = 2 * (shape.table_weights + shape.gains), shape.layers * shape.layer_weights
+    assert found["transformers-fp16", "decode"].cost.weight_bytes == 2 * shape.parameters
+    assert found["bnb-nf4", "decode"].cost.weight_bytes == dense + layers * (0.5 + 4 / 64)
+    assert found["torch-int4", "decode"].cost.weight_bytes == dense + layers * (0.5 + 4 / 128)
+    outputs = shape.layers * sum(n for n, _ in shape.matrices().values())
+    assert found["bnb-int8", "decode"].cost.weight_bytes == dense + layers + 4 * outputs
+    assert found["bnb-int8", "decode"].cost.op == shape.matrix_flop(1)
+
+
+@pytest.mark.parametrize(
+    ("device", "variant", "other"),
+    [("cuda", "llama-q4_0", "cpu"), ("cpu", "bnb-nf4", "cuda"), ("cpu", "torch-int4", "cuda")],
+)
+def test_an_arm_of_another_device_is_skipped_with_where_it_is(device, variant, other):
+    expansion = expand(device=device, variants=[variant])
     assert not expansion.comparisons
-    assert {skip.reason for skip in expansion.skipped} == {"model_decode has no arm for cuda; use --device cpu"}
+    assert {skip.reason for skip in expansion.skipped} == {f"{variant} has no arm for {device}; use --device {other}"}
+
+
+def test_a_model_that_the_int4_kernel_does_not_take():
+    shape = DecoderShape(layers=1, d_model=96, heads=2, kv_heads=1, head_dim=64, d_ff=256, vocabulary=300)
+    assert "int4 takes multiples of 128 inputs and of 8 outputs, not 96" in misfit(ON_DEVICE["torch-int4"], shape)
+    assert "nf4 takes multiples of 64" in misfit(ON_DEVICE["bnb-nf4"], shape)
+    assert not misfit(ON_DEVICE["bnb-int8"], shape)
 
 
 @pytest.mark.parametrize("name", ["llama2-7b", "llama3.1-8b", "qwen3-32b", "deepseek-llm-67b"])
@@ -146,6 +180,7 @@ def test_every_dense_shape_expands(name):
         ({"variants": []}, "'variants' is empty"),
         ({"variants": ["native-w5a8"]}, "unknown variant 'native-w5a8'; did you mean 'native-w"),
         ({"layer": 3}, "unknown key 'layer'"),
+        ({"launch": "graphs"}, "unknown launch 'graphs'; did you mean 'graph'"),
         ({"context": 1.5}, "'context' must be an integer"),
     ],
 )

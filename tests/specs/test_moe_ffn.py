@@ -32,9 +32,9 @@ class Machine:
         return False
 
 
-def expand(machine=None, **options):
+def expand(machine=None, device="cpu", **options):
     where = "test.toml [[workload]]"
-    return spec.expand(Settings("moe_ffn", "cpu", 2, 3, options, where), machine or Machine())
+    return spec.expand(Settings("moe_ffn", device, 2, 3, options, where), machine or Machine())
 
 
 def cases(**options):
@@ -181,6 +181,48 @@ def test_what_an_arm_cannot_do_is_skipped_with_its_reason():
     assert set(found) == {("moe-transformers-batched", "prefill"), ("moe-compiled", "training")}
     assert all("NVIDIA" in skip.reason for skip in expand(variants=["dense-equal-active", "moe-triton"]).skipped)
     assert "copies expert weights for every token" in found["moe-transformers-batched", "prefill"]
+
+
+def on_gpu(machine=None, **options):
+    made = expand(machine, device="cuda", **{"scale": 1.0, "weights": "bfloat16", "stream_bytes": 0, **options})
+    return made, {(case.variant, case.regime): case for arm in made.comparisons[0].arms for case in arm.cases}
+
+
+def test_a_gpu_takes_16_bits_in_every_arm_but_float32_twins():
+    variants = ["dense-equal-total", "dense-equal-active", "moe-grouped", "moe-transformers", "moe-triton"]
+    made, found = on_gpu(variants=variants)
+    assert {variant for variant, _ in found} == set(variants)
+    assert {case.dtype for case in found.values()} == {"bfloat16"}
+    twins = {skip.case.variant: skip.reason for skip in made.skipped if skip.case.variant.endswith("-fp32")}
+    assert set(twins) == {"dense-equal-total-fp32", "dense-equal-active-fp32"}
+    assert all("tensor cores" in reason for reason in twins.values())
+
+
+def test_a_gpu_streams_past_its_own_cache():
+    variants, layer = ["moe-triton"], 2 * (3 * 128 * 2048 * 768 + 128 * 2048)
+    own = {"variants": variants, "shape": "own", "d_model": 512, "d_expert": 256, "experts": 8, "regimes": ["decode"]}
+    one = 2 * (3 * 8 * 512 * 256 + 8 * 512)
+    _, found = on_gpu(**own)
+    assert found["moe-triton", "decode"].params["copies"] == -(-200 * MIB // one)
+    unknown = Machine()
+    unknown.gpu_l2_bytes = 0
+    _, found = on_gpu(unknown, **own)
+    assert found["moe-triton", "decode"].params["copies"] == -(-512 * MIB // one)
+    made, found = on_gpu(variants=variants)
+    assert found["moe-triton", "decode"].params["copies"] == 1
+    arm = made.comparisons[0].arms[0]
+    assert layer < arm.memory_bytes < 1.3 * layer
+
+
+def test_calls_on_a_gpu_are_recorded_forward_unless_asked_otherwise():
+    _, found = on_gpu(weights="float32", variants=["dense-equal-active"])
+    launches = {regime: found["dense-equal-active", regime].params["launch"] for regime in spec.REGIMES}
+    assert launches == {"decode": "graph", "batch": "graph", "prefill": "graph", "training": "eager"}
+    _, found = on_gpu(variants=["dense-equal-active"], launch="eager")
+    assert {case.params["launch"] for case in found.values()} == {"eager"}
+    assert "launch" not in cases(launch="graph")["moe-native", "decode"].params
+    with pytest.raises(FrugalbenchError, match="did you mean 'graph'"):
+        expand(launch="grap")
 
 
 def test_capacity_is_in_the_name_and_counts_what_is_kept():

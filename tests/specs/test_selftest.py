@@ -107,3 +107,22 @@ def test_the_shipped_config_plans_what_the_self_test_measures() -> None:
     plan = make_plan(config, Machine.detect())
     assert [item.arms[0].cases[0].regime for item in plan.comparisons] == list(spec.KINDS) and not plan.skipped
     assert config.measure.looks == (6, 10, 16, 24)
+
+
+def test_planted_mistakes_stand_beside_an_honest_arm_that_does_as_much() -> None:
+    found = expand("sim", kinds=[], mistakes=list(spec.MISTAKES))
+    assert [item.id for item in found] == [f"selftest/{name}" for name in spec.MISTAKES]
+    for comparison, (mistake, (kind, _)) in zip(found, spec.MISTAKES.items(), strict=True):
+        honest, wrong = (arm.cases[0] for arm in comparison.arms)
+        assert wrong.params == honest.params | {"mistake": mistake} and wrong.cost == honest.cost
+        assert wrong.regime == kind and "mistake" not in honest.params
+        assert all(arm.imports == ("numpy",) for arm in comparison.arms)
+
+
+@pytest.mark.parametrize(
+    ("device", "mistake", "says"),
+    [("cpu", "late-tuning", "simulated device alone"), ("cuda", "late-tuning", "sim"), ("sim", "late", "late-tuning")],
+)
+def test_mistakes_are_planted_where_they_cannot_be_taken_for_results(device: str, mistake: str, says: str) -> None:
+    with pytest.raises(FrugalbenchError, match=says):
+        expand(device, mistakes=[mistake])

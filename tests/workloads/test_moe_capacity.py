@@ -152,19 +152,29 @@ def test_the_arms_the_plan_and_the_reference_keep_the_same_copies(tokens, expert
     assert (np.diff(expert_S.numpy()) >= 0).all()
 
 
-def test_triton_takes_copies_as_tokens_with_one_expert(monkeypatch):
+@pytest.mark.parametrize("shared", [0, 1])
+def test_triton_takes_dropped_choices_as_negative_experts(monkeypatch, shared):
     """Only how it is called: a stand-in computes in the kernel's place."""
     torch.manual_seed(0)
-    weights = {"gate_up": torch.randn(4, 12, 8), "down": torch.randn(4, 8, 6), "router": torch.randn(4, 8)}
+    held = 4 + shared
+    weights = {"gate_up": torch.randn(held, 12, 8), "down": torch.randn(held, 8, 6), "router": torch.randn(4, 8)}
     params = {
-        "top_k": 2, "gate": "softmax", "normalise": True, "routed_scale": 1.0, "experts": 4, "n_shared": 0,
+        "top_k": 2, "gate": "softmax", "normalise": True, "routed_scale": 1.0, "experts": 4, "n_shared": shared,
         "capacity_factor": 0.75,
     }  # fmt: skip
     loop, layer = ffn.LoopMoe(weights, params), triton_ffn.TritonMoe(weights, params)
 
     class StandIn:
         @staticmethod
-        def mixture(x_TD, expert_TK, weight_TK, *_):
+        def choose(logits_TE, top_k, gate, normalise, scale, shared, dtype):
+            assert (shared, dtype) == (params["n_shared"], torch.float32)
+            one_E = torch.eye(logits_TE.shape[1])
+            return loop.with_shared(*ffn.chosen(logits_TE, one_E, top_k, gate, normalise, scale))
+
+        @staticmethod
+        def mixture(x_TD, expert_TK, weight_TK, *_, plan):
+            assert plan is None
+            assert (expert_TK < 0).any()
             return loop.mix(x_TD, expert_TK, weight_TK)
 
     monkeypatch.setattr(triton_ffn, "kernel", lambda: StandIn)

@@ -40,7 +40,13 @@ def _sample_fault(sample: Sample) -> str | None:
         return f"clock_hz {found.clock_hz!r} is no clock"
     if found.temperature_c is not None and not -MOST <= found.temperature_c <= MOST:
         return f"temperature_c {found.temperature_c!r} is no temperature"
-    return None
+    return None if found.gpu_clock_hz is None and sample.device_s is None else _gpu_fault(sample)
+
+
+def _gpu_fault(sample: Sample) -> str | None:
+    found = sample.environment
+    figures = (found.gpu_clock_hz, found.gpu_memory_clock_hz, found.gpu_temperature_c, sample.device_s)
+    return None if _fit(figures) else "clocks, heat or time of a GPU beyond what can be computed with"
 
 
 def _rare_faults(record: Record) -> Iterator[str]:

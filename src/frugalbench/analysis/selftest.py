@@ -329,6 +329,29 @@ class Live:
 
 
 @dataclass(frozen=True)
+class Planted:
+    """What became of a timing mistake that was planted into an arm on purpose."""
+
+    mistake: str
+    caught: bool
+    """Whether the arm was refused for that very mistake, took no part in a ratio, and the honest arm passed."""
+    reason: str
+
+
+def planted(records: Sequence[Record], mistake: str, words: str) -> Planted:
+    """Judge one mistake by the records of its comparison; ``words`` are in the reason that it must fail with."""
+    mine = [record for record in records if record.comparison == f"{WORKLOAD}/{mistake}"]
+    wrong = [record for record in mine if record.arm == mistake]
+    honest = [record for record in mine if record.arm != mistake]
+    refused = bool(wrong) and all(record.status is Status.FAILED and words in record.reason for record in wrong)
+    counts = any(counted(record) and record.samples for record in honest)
+    if not counts or any(record.status is not Status.OK for record in honest):
+        why = next((record.reason for record in honest if record.reason), "it never took a turn")
+        return Planted(mistake, False, f"the honest arm beside it has no times: {why}")
+    return Planted(mistake, refused, next((record.reason for record in wrong if record.reason), "it got its times"))
+
+
+@dataclass(frozen=True)
 class SelfTest:
     """All that one self-test found."""
 
@@ -348,6 +371,8 @@ class SelfTest:
     live: tuple[Live, ...]
     runs: str
     """Folder of the records that all of this is computed from."""
+    planted: tuple[Planted, ...] = ()
+    """Mistakes planted on the simulated device."""
 
     @property
     def enough(self) -> bool:

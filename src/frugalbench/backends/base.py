@@ -34,6 +34,8 @@ class Options:
     """Names the model's content, for what is cached about it."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    launch: str = "eager"
+    """``graph``: record calls on the device and replay them, by the runtime's own means where it has such."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from frugalbench.backends.base import Arrays, Options, Placement, check_device, installed
+from frugalbench.backends import onnxruntime_device
+from frugalbench.backends.base import Arrays, Options, Placement, Runnable, check_device, installed
 from frugalbench.providers import BUILDS, PROVIDERS, Provider
 from frugalbench.schema import Artefact
 from frugalbench.workloads.base import SilentFallback
@@ -32,6 +34,7 @@ MOST_THREADS = None
 # Read when onnxruntime is first imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+_NONE: Mapping[str, str] = {}
 _COPIES = ("MemcpyFromHost", "MemcpyToHost")
 _LAYOUTS = ("ReorderInput", "ReorderOutput")
 _CASTS = "InsertedPrecisionFreeCast_"
@@ -43,20 +46,23 @@ def available() -> tuple[str | None, str]:
     return installed(*BUILDS)
 
 
-def load(model: Path, options: Options, examples: Sequence[Arrays]) -> "OnnxRuntimeRunnable":
+def load(model: Path, options: Options, examples: Sequence[Arrays]) -> Runnable:
     """Open a session, and prove in a second, profiled one where the nodes run."""
     check_device("ONNX Runtime", options.device, DEVICES)
     provider = PROVIDERS[options.device]
     os.environ.update(provider.environment)
+    if provider.device == "cuda":
+        onnxruntime_device.preload()
     import onnxruntime
 
     if provider.provider not in onnxruntime.get_available_providers():
         raise RuntimeError(f"this onnxruntime has no {provider.provider}: {_remedy(provider)}")
-    if provider.device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA's libraries from pip's packages, where they are installed
     strict = _strict(onnxruntime, model, options)
     found = profile(onnxruntime, model, options, strict, examples[0])
     found.require("ONNX Runtime")
+    if provider.memory != "cpu":
+        opened = partial(_session, onnxruntime, model, options, strict, "")
+        return onnxruntime_device.load(opened, options, found, strict, examples)
     return OnnxRuntimeRunnable(_session(onnxruntime, model, options, strict), options, found, strict)
 
 
@@ -108,10 +114,12 @@ def _strict(runtime: Any, model: Path, options: Options) -> bool:
     return True
 
 
-def _session(runtime: Any, model: Path, options: Options, strict: bool, profile_to: str = "") -> Any:
+def _session(
+    runtime: Any, model: Path, options: Options, strict: bool, profile_to: str = "", more: Mapping[str, str] = _NONE
+) -> Any:
     provider = PROVIDERS[options.device]
     settings = _settings(runtime, options, profile_to)
-    given = {key: value.format(threads=options.threads) for key, value in provider.options.items()}
+    given = {key: value.format(threads=options.threads) for key, value in provider.options.items()} | dict(more)
     providers: list[Any] = [(provider.provider, given)]
     if options.device != "cpu":
         if strict:
@@ -152,7 +160,13 @@ def _check_opens(runtime: Any, provider: Provider) -> None:
     except OSError as problem:
         if "cannot open shared object file" in str(problem):  # other complaints are about what only a session has
             lists = f"ONNX Runtime lists {provider.provider}, but cannot open it and would run on the CPU"
-            raise SilentFallback(f"{lists}: {problem}") from None
+            raise SilentFallback(f"{lists}: {problem}{_needs(runtime, provider)}") from None
+
+
+def _needs(runtime: Any, provider: Provider) -> str:
+    """Which CUDA the build wants, where it wants one."""
+    version = getattr(runtime, "cuda_version", "") if provider.device == "cuda" else ""
+    return f"; this build is for CUDA {version}, which a torch for the same CUDA brings" if version else ""
 
 
 def profile(runtime: Any, model: Path, options: Options, strict: bool, example: Arrays) -> Placement:
@@ -214,37 +228,30 @@ def _first_line(problem: Exception) -> str:
 
 
 class OnnxRuntimeRunnable:
-    """A session. In host memory it takes and returns numpy arrays; else inputs and outputs stay on the device."""
+    """A session that takes and returns numpy arrays; for a device of its own it copies them within a call."""
 
     artefacts: tuple[Artefact, ...] = ()
 
     def __init__(self, session: Any, options: Options, found: Placement, strict: bool) -> None:
         self._session, self._options, self._found = session, options, found
-        self._memory = PROVIDERS[options.device].memory
-        settings = session.get_session_options()
         self.details: dict[str, Any] = {
-            "threads": settings.intra_op_num_threads,
+            "threads": session.get_session_options().intra_op_num_threads,
             "providers": session.get_providers(),
             "fallback_disabled": strict,
-            "inputs_on": self._memory,
+            "inputs_on": "cpu",
         }
 
     def prepare(self, inputs: Arrays) -> Any:
-        """A feed of numpy arrays, or a binding whose inputs already lie on the device."""
-        feed = {name: inputs[name] for name in self._options.inputs}
-        return feed if self._memory == "cpu" else self._bind(feed)
+        """A feed of numpy arrays."""
+        return {name: inputs[name] for name in self._options.inputs}
 
     def run(self, prepared: Any) -> Any:
         """One call of the session."""
-        if self._memory == "cpu":
-            return self._session.run(list(self._options.outputs), prepared)
-        self._session.run_with_iobinding(prepared)
-        return prepared
+        return self._session.run(list(self._options.outputs), prepared)
 
     def fetch(self, outputs: Any) -> Arrays:
         """Results by name."""
-        values = outputs if self._memory == "cpu" else outputs.copy_outputs_to_cpu()
-        return dict(zip(self._options.outputs, values, strict=True))
+        return dict(zip(self._options.outputs, outputs, strict=True))
 
     def placement(self) -> Placement:
         """What the profile of one call said."""
@@ -252,13 +259,3 @@ class OnnxRuntimeRunnable:
 
     def synchronize(self) -> None:
         """Nothing to wait for: a call returns when its provider is done."""
-
-    def _bind(self, feed: Arrays) -> Any:
-        import onnxruntime
-
-        binding = self._session.io_binding()
-        for name, value in feed.items():
-            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value, self._memory, 0))
-        for name in self._options.outputs:
-            binding.bind_output(name, self._memory)
-        return binding

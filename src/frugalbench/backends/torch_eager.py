@@ -37,6 +37,8 @@ def placed(model: Any, options: Options) -> Any:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("torch finds no CUDA device; install a CUDA build of torch or run with device = 'cpu'")
     torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("highest")  # no TF32, as in the other runtimes
+    torch.backends.cudnn.allow_tf32 = False
     return model.eval().to(options.device)
 
 

@@ -232,8 +232,10 @@ def _events(command: argparse.ArgumentParser) -> None:
 
 def _selftest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "selftest", "this machine's false-alarm rate and smallest detectable effect")
-    command.add_argument("--device", help="cpu (the default) or cuda")
-    command.add_argument("--quick", action="store_true", help="two minutes instead of fifteen: idle only, nothing live")
+    command.add_argument("--device", help="cpu (the default), cuda, or sim: a simulated one, with planted mistakes")
+    command.add_argument(
+        "--quick", action="store_true", help="2 minutes (sim: 40 s) instead of 15: idle only, nothing live"
+    )
     command.add_argument(
         "--time-budget", type=float, metavar="S", help="seconds instead of 900, or of 120 with --quick"
     )

@@ -11,7 +11,19 @@ import msgspec
 from frugalbench.analysis.duel import answers, faster, question
 from frugalbench.analysis.judge import evidence_of
 from frugalbench.analysis.load import Run
-from frugalbench.analysis.selftest import Bank, Kind, Live, SelfTest, document, effect_in, floor_from, sentence, study
+from frugalbench.analysis.selftest import (
+    Bank,
+    Kind,
+    Live,
+    Planted,
+    SelfTest,
+    document,
+    effect_in,
+    floor_from,
+    planted,
+    sentence,
+    study,
+)
 from frugalbench.analysis.statistics import DEFAULT_FLOOR
 from frugalbench.cli.session import decide_by_claims, measure, self_test_file
 from frugalbench.config import Config, load_config
@@ -19,9 +31,12 @@ from frugalbench.machine import Machine
 from frugalbench.plan import make_plan
 from frugalbench.run.load import busy_core
 from frugalbench.schema import Decision, FrugalbenchError
-from frugalbench.specs.selftest import KINDS, WORKLOAD
+from frugalbench.specs.base import SIMULATED
+from frugalbench.specs.selftest import KINDS, MISTAKES, WORKLOAD
 
-FULL_S, QUICK_S = 900.0, 120.0
+FULL_S, QUICK_S, QUICK_SIMULATED_S = 900.0, 120.0, 40.0
+PLANTED_S = 30.0
+"""Planted mistakes take three seconds, and are looked at whatever the budget."""
 QUICK_ROUNDS = 5
 """Fewer, so that two minutes hold enough comparisons to say anything."""
 LIVE_SHARE = 0.35
@@ -51,7 +66,8 @@ class SelfCheck:
         self.machine = machine
         self.device = device
         self.quick = quick
-        self.budget_s = budget_s or (QUICK_S if quick else FULL_S)
+        quick_s = QUICK_SIMULATED_S if device == SIMULATED else QUICK_S
+        self.budget_s = budget_s or (quick_s if quick else FULL_S)
         self.folder = folder
         self.show = show
         self.config = load_config(WORKLOAD)
@@ -60,6 +76,7 @@ class SelfCheck:
     def run(self) -> SelfTest:
         """Everything; a result that rests on enough comparisons is also kept in the user's state directory."""
         begin = time.monotonic()
+        mistakes = self._planted() if self.device == SIMULATED else ()
         idle, loaded = self._idle_and_loaded()
         floor = floor_from([bank.excess() for bank in (*idle, *loaded)], ALPHA)
         if self.quick:  # some twenty comparisons without a false verdict would still fit a rate of one in seven
@@ -80,10 +97,20 @@ class SelfCheck:
             loaded=busy,
             live=live,
             runs=str(self.folder),
+            planted=mistakes,
         )
-        if found.enough:
+        if found.enough and self.device != SIMULATED:
             self._keep(found)
         return found
+
+    def _planted(self) -> tuple[Planted, ...]:
+        """Each known mistake of timing in an arm beside an honest one, for one counted replicate."""
+        config = self._config((1,), max(self.budget_s, PLANTED_S), {"kinds": [], "mistakes": list(MISTAKES)})
+        plan = make_plan(config, self.machine, device=self.device)
+        once = lambda _records, _number: Decision(stop=True, look=1, reason="planted mistakes are seen at once")  # noqa: E731
+        run = measure(config, plan, self.machine, self.folder / "planted", once, 0.0, self._shown("planted mistakes"))
+        _stop_if_interrupted(run)
+        return tuple(planted(run.records, mistake, words) for mistake, (_, words) in MISTAKES.items())
 
     def _idle_and_loaded(self) -> tuple[list[Bank], list[Bank]]:
         if self.quick:

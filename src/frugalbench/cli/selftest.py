@@ -16,6 +16,7 @@ def main(arguments: argparse.Namespace) -> int:
     from frugalbench.paths import state_dir
     from frugalbench.report.selftest import selftest_terminal
     from frugalbench.schema import FrugalbenchError
+    from frugalbench.specs.base import SIMULATED
 
     if arguments.time_budget is not None and not arguments.time_budget >= 1:
         raise FrugalbenchError(f"--time-budget: must be at least 1, not {arguments.time_budget}")
@@ -33,5 +34,8 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         print(selftest_terminal(found), end="")
         kept = f"Kept in {self_test_file(machine.fingerprint, device)}" if found.enough else "Too little to be kept."
+        if device == SIMULATED:
+            kept = "Not kept: the simulated device tells of the harness, not of this machine."
         print(f"{kept}\nRecords: {found.runs}")
-    return 1 if any(kind.problem for kind in (*found.idle, *found.loaded)) else 0
+    missed = any(not item.caught for item in found.planted)
+    return 1 if missed or any(kind.problem for kind in (*found.idle, *found.loaded)) else 0

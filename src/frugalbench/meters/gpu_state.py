@@ -19,6 +19,7 @@ _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "excl
 _SM_CLOCK, _MEMORY_CLOCK, _GPU_TEMPERATURE = 1, 2, 0
 """``NVML_CLOCK_SM``, ``NVML_CLOCK_MEM``, ``NVML_TEMPERATURE_GPU`` (``nvml.h``)."""
 _ASK_DRIVER_S = 30.0
+_AFFINITY_WORDS = 64
 _ATTRIBUTES = {"l2_bytes": 38, "multiprocessors": 16, "major": 75, "minor": 76}
 """``CUdevice_attribute`` (``cuda.h``): L2_CACHE_SIZE, MULTIPROCESSOR_COUNT, COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 _ASK_DRIVER = """
@@ -136,6 +137,28 @@ def describe(driver: Any, number: int, facts: dict[str, int]) -> Board:
 def plain() -> list[dict[str, Any]]:
     """The boards as plain data for the manifest."""
     return [asdict(board) for board in boards()]
+
+
+def near_cores(device: str, usable: frozenset[int]) -> frozenset[int]:
+    """Those of the ``usable`` cores that are closest to a CUDA device; all of them where the driver does not tell."""
+    look = bound_to_board(device, _affinity)
+    return ((look() if look is not None else None) or frozenset()) & usable or usable
+
+
+def _affinity(driver: Any, number: int) -> frozenset[int]:
+    """Cores of the memory node that board ``number`` hangs on (``nvmlDeviceGetCpuAffinity``: words of a bit mask)."""
+    words = driver.nvmlDeviceGetCpuAffinity(driver.nvmlDeviceGetHandleByIndex(number), _AFFINITY_WORDS)
+    return frozenset(64 * place + bit for place, word in enumerate(words) for bit in range(64) if int(word) >> bit & 1)
+
+
+def memory_byte_per_s(driver: Any, number: int) -> float | None:
+    """Most that the memory of board ``number`` delivers: its largest clock, two transfers a cycle, the bus's width.
+
+    By this an H100 SXM has 3.35 TB/s (2619 MHz, 5120 bit), an A100 40GB 1.56 TB/s, as their data sheets say.
+    """
+    clock_hz = _hertz(_asked(driver, number, "nvmlDeviceGetMaxClockInfo", _MEMORY_CLOCK))
+    bits = _asked(driver, number, "nvmlDeviceGetMemoryBusWidth")
+    return None if clock_hz is None or not bits else 2 * clock_hz * bits / 8
 
 
 def pulse_of(device: str) -> Callable[[], Pulse | None] | None:

@@ -3,6 +3,7 @@
 The counter (``nvmlDeviceGetTotalEnergyConsumption``, millijoules since the driver was loaded, Volta and newer) is the
 measurement. Power comes from the field values ``POWER_INSTANT`` or ``POWER_AVERAGE`` (a mean over the last second)
 where the driver has them, else from ``nvmlDeviceGetPowerUsage``, which is one or the other depending on the board.
+An average lags behind, so it needs windows of many seconds, and it checks no counter.
 A board in MIG mode is refused: its counters cover all instances together.
 """
 
@@ -20,12 +21,20 @@ from frugalbench.meters.trace import CounterMeter, TraceMeter
 
 UPDATE_PERIOD_S = 0.1
 """NVML refreshes energy and power about every 100 ms; faster polling returns the same value again."""
+AVERAGING_S = 1.0
+"""An average covers the last second (``nvml.h``). Over the first two seconds of a load that followed idling it was
+recorded 21% low (``tests/meters/traces/nvml_h100.csv``)."""
+STUCK_S = 1.0
+"""A board never draws nothing, so a counter that stands still for ten of its updates is stuck."""
 LIBRARY = "libnvidia-ml.so.1"
 DEVICE_NODES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
 """Any of these is there when a driver is (``dxg``: WSL)."""
 
 _POWER_FIELDS = {"instantaneous": ("NVML_FI_DEV_POWER_INSTANT", 186), "average": ("NVML_FI_DEV_POWER_AVERAGE", 185)}
 """Kind of power to the name and number of its field (``nvml.h``)."""
+_AMPERE = 7
+"""``NVML_DEVICE_ARCH_AMPERE``: from here on the power usage is an average (``nvml.h``; it excepts the A100, whose
+drivers have the fields above)."""
 _THROTTLE_BITS = {
     0x4: "sw_power_cap",
     0x8: "hw_slowdown",
@@ -105,14 +114,19 @@ def _of_board(driver: Any, board: int, scope: str, clock: Callable[[], float]) -
         update_period_s=UPDATE_PERIOD_S,
         remedy="the board or its driver has no such counter (Volta and newer have)",
         refused=refused,
+        stuck_s=STUCK_S,
+        clock=clock,
     )
     kind, watts = power_source(driver, board)
+    averaged = kind.startswith("average")
+    if averaged and counter.available():
+        return [counter]
     power = TraceMeter(
         name=f"nvml power gpu{board}",
         scope=scope,
         method=f"NVML {kind}, integrated",
         read=watts,
-        update_period_s=UPDATE_PERIOD_S,
+        update_period_s=AVERAGING_S if averaged else UPDATE_PERIOD_S,
         remedy="the board or its driver does not tell its power",
         refused=refused,
         clock=clock,
@@ -129,7 +143,15 @@ def power_source(driver: Any, board: int) -> tuple[str, Callable[[], float]]:
         except MeterError:
             continue
         return f"{kind} power", look
-    return "power usage", lambda: read(driver, board, "nvmlDeviceGetPowerUsage") * 1e-3
+    kind = "average power usage" if _tells_averages(driver, board) else "power usage"
+    return kind, lambda: read(driver, board, "nvmlDeviceGetPowerUsage") * 1e-3
+
+
+def _tells_averages(driver: Any, board: int) -> bool:
+    try:
+        return read(driver, board, "nvmlDeviceGetArchitecture") >= _AMPERE
+    except MeterError:  # not known to older drivers, whose boards are older too
+        return False
 
 
 def field_power_w(driver: Any, board: int, kind: str) -> float:

@@ -148,6 +148,9 @@ class CounterMeter:
     remedy: str = ""
     refused: Callable[[], Availability | None] = never_refused
     tier: Tier = Tier.MEASURED
+    stuck_s: float | None = None
+    """A counter that did not move in a window so long is stuck; ``None`` where what it covers may draw nothing."""
+    clock: Callable[[], float] = time.monotonic
 
     def available(self) -> Availability:
         if (refusal := self.refused()) is not None:
@@ -158,11 +161,14 @@ class CounterMeter:
             return Availability(False, str(error), self.remedy)
         return Availability(True, f"{self.method} answers")
 
-    def begin(self) -> float:
-        return self.read()
+    def begin(self) -> tuple[float, float]:
+        return self.read(), self.clock()
 
-    def end(self, mark: float) -> Energy:
-        now = self.read()
-        if now < mark:
-            raise MeterError(f"{self.name}: counter went back from {mark:g} to {now:g} J (driver reloaded?)")
-        return Energy(now - mark)
+    def end(self, mark: tuple[float, float]) -> Energy:
+        begun_j, begun_s = mark
+        now_j, window_s = self.read(), self.clock() - begun_s
+        if now_j < begun_j:
+            raise MeterError(f"{self.name}: counter went back from {begun_j:g} to {now_j:g} J (driver reloaded?)")
+        if now_j == begun_j and self.stuck_s is not None and window_s >= self.stuck_s:
+            raise MeterError(f"{self.name}: counter stood at {now_j:g} J for {window_s:.1f} s (stuck?)")
+        return Energy(now_j - begun_j)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from textwrap import fill
 
-from frugalbench.analysis.selftest import Kind, Live, Rate, SelfTest
+from frugalbench.analysis.selftest import Kind, Live, Planted, Rate, SelfTest
 
 WIDTH = 80
 
@@ -11,10 +11,14 @@ WIDTH = 80
 def selftest_terminal(found: SelfTest) -> str:
     """Everything that a reader needs to bet on a ratio from this machine."""
     widened = f"Intervals of later runs here are widened by {found.aa_floor:.2%}{_why_so_wide(found)}"
+    if found.planted:
+        widened = "On a simulated device, so this tells of the harness. Figures of this machine need a real one."
     lines = [found.machine, *fill(found.sentence, WIDTH).splitlines(), *fill(widened, WIDTH).splitlines()]
     for name, kinds in (("idle", found.idle), ("beside a busy core", found.loaded)):
         if kinds:
             lines += ["", *_bank(name, kinds), *(f"{kind.kind}: {kind.problem}" for kind in kinds if kind.problem)]
+    if found.planted:
+        lines += ["", *_planted(found.planted)]
     if found.live:
         lines += ["", *_live(found.live)]
     if found.quick:
@@ -80,6 +84,13 @@ def _seconds(value: float | None) -> str:
 
 def _noise(kind: Kind, name: str) -> str:
     return "-" if kind.components is None else f"{getattr(kind.components, name):.1%}"
+
+
+def _planted(rows: Sequence[Planted]) -> list[str]:
+    head = f"{'planted mistake':24}{'':8}reason"
+    shown = [f"{row.mistake:24}{'caught' if row.caught else 'MISSED':8}{row.reason}" for row in rows]
+    wrapped = [line for text in shown for line in fill(text, WIDTH, subsequent_indent=" " * 32).splitlines()]
+    return [head, "─" * WIDTH, *wrapped]
 
 
 def _live(rows: Sequence[Live]) -> list[str]:

@@ -139,6 +139,8 @@ class Turned(msgspec.Struct, frozen=True, tag=True):
     void: str | None = None
     readings: tuple[Reading, ...] = ()
     device_s: float | None = None
+    compilations: int = 0
+    """Kernels that were compiled or tuned inside the window."""
 
 
 class Idled(msgspec.Struct, frozen=True, tag=True):

@@ -55,6 +55,8 @@ class CaseState:
     samples: list[Sample] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     good_rounds: int = 0
+    late_turns: int = 0
+    """Turns in whose window something was compiled or tuned."""
     settled: bool = False
     """Loading found out all there is to know."""
 
@@ -318,6 +320,9 @@ class Replicate:
             if not waiting:
                 break
             self._round(regime, number, {n: p for n, p in active.items() if n in waiting or n not in slow})
+        if schedule.is_steady_load(self.void_rounds[regime], self.all_rounds[regime]):
+            for _, item in states.values():
+                _fail_if_late(item, pilot=self.first)
         self._energy_rounds(regime, states, slow)
 
     def _wanted(self, name: str, slow: set[str]) -> int:
@@ -359,6 +364,7 @@ class Replicate:
             )
         )
         item.readings.extend(reply.readings)
+        item.late_turns += reply.compilations > 0
         return reply.void is not None
 
     def _take_turn(
@@ -613,6 +619,18 @@ class _Refused(Exception):
     def __init__(self, reason: str, no_path: bool = False):
         super().__init__(reason)
         self.no_path = no_path
+
+
+def _fail_if_late(item: CaseState, pilot: bool) -> None:
+    """Where so many rounds are void that all are kept, windows in which something was compiled must not be.
+
+    A pilot's windows count for nothing, so there one without a compilation is enough to go on.
+    """
+    if item.late_turns and not (pilot and item.late_turns < len(item.samples)):
+        item.fail(
+            f"kernels were compiled or tuned inside {item.late_turns} of {len(item.samples)} windows, after warm-up: "
+            "too often to set these aside, and their times are none of the arm's"
+        )
 
 
 def _error_of(verification: Verification) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from frugalbench import meters
 from frugalbench.meters import environment
-from frugalbench.meters.gpu_state import pulse_of
+from frugalbench.meters.gpu_state import near_cores, pulse_of
 from frugalbench.meters.gpu_throttle import gpu_throttle_reasons
 from frugalbench.run import family, memory, placement, protocol
 from frugalbench.run.agreement import Agreement
@@ -30,7 +30,7 @@ from frugalbench.run.reasons import one_line
 from frugalbench.run.setting import meter_settings
 from frugalbench.schema import FrugalbenchError, Quantity, Role, Tier, Verification, Warmup
 from frugalbench.specs import plugin
-from frugalbench.workloads import BUILDERS
+from frugalbench.workloads import BUILDERS, residence
 from frugalbench.workloads.base import Arrays, Bound, Context, NoPath
 from frugalbench.workloads.stopwatch import Elapsed, compiled, timed
 
@@ -100,7 +100,9 @@ class Session:
         self.bound: dict[str, Bound] = {}
         self.position: dict[str, int] = {}
         self.busy: dict[str, tuple[int, ...]] = {}
-        self.usable = os.sched_getaffinity(0)
+        self.memory_byte_per_s: float | None = None
+        self.usable = near_cores(job.device, frozenset(os.sched_getaffinity(0)))
+        os.sched_setaffinity(0, self.usable)
         self.cores = len(self.usable)
         self.meters = meters.pick(meter_settings(job.energy, job.threads, job.device))
         self.probe = environment.EnvironmentProbe()
@@ -166,8 +168,10 @@ class Session:
         problems = {}
         for case in self.cases.values():
             try:
-                self.bound[case.id] = self.loaded.bind(case)
+                self.bound[case.id] = bound = self.loaded.bind(case)
                 self.position[case.id] = 0
+                if refused := residence.too_small(bound):
+                    problems[case.id] = refused
             except Exception as problem:
                 traceback.print_exc()
                 problems[case.id] = one_line(problem)
@@ -177,6 +181,8 @@ class Session:
             gpu_reasons=gpu_throttle_reasons(self.job.device),
             gpu_pulse=pulse_of(self.job.device),
         )
+        device = next((bound.device for bound in self.bound.values() if bound.device is not None), None)
+        self.memory_byte_per_s = device.memory_byte_per_s() if device is not None else None
         gc.collect()
         gc.freeze()
         return protocol.Loaded(
@@ -317,14 +323,19 @@ class Session:
         self.busy[request.case] = watch.busy(elapsed.host_s, self.cores)
         gc.enable()
         spoilt = environment.void_reason(seen, self.context.threads, self.cores, bound.most_cpu_share)
+        device_s = None if elapsed.device_s is None else elapsed.device_s / calls
+        if refused := residence.too_fast(self.cases[request.case], device_s, self.memory_byte_per_s):
+            raise RuntimeError(refused)
+        late = compiled(bound) - built
         return protocol.Turned(
             calls=calls,
             time_s=elapsed.host_s / calls,
-            device_s=None if elapsed.device_s is None else elapsed.device_s / calls,
+            device_s=device_s,
             start_s=start_s,
             environment=seen,
-            void=_late(compiled(bound) - built) or spoilt,
+            void=_late(late) or spoilt,
             readings=readings,
+            compilations=late,
         )
 
     def _lead_in(self, request: protocol.Turn, bound: Bound) -> float:

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from frugalbench.schema import Case, Comparison, FrugalbenchError, Skipped
 from frugalbench.untrusted import brief, shown
 
+SIMULATED = "sim"
+"""The device that is in no machine. Only the self-test runs on it."""
 MOST_LIST = 100
 """Entries of an option."""
 MOST_TEXT = 1000

@@ -69,6 +69,10 @@ class DecodeFormat:
     """Empty for arms in float32, which have no answer of their own but the unquantised one."""
     cache_value_bytes: int = 2
     margin: float = MARGIN
+    stored: Callable[["DecodeFormat", DecoderShape], int] | None = None
+    """Formula of its own for the stored bytes."""
+    unfit: Callable[["DecodeFormat", DecoderShape], str] | None = None
+    """Rule of its own for the sizes that it takes."""
 
     def tolerance(self, layers: int) -> float:
         """Of the case: largest error over rms, against what is stored."""
@@ -198,6 +202,8 @@ _STORED: dict[str, Callable[[DecodeFormat, DecoderShape], int]] = {
 
 def stored_bytes(fmt: DecodeFormat, shape: DecoderShape) -> int:
     """Bytes of the whole model as stored, scales and gains included (formulas: see the module)."""
+    if fmt.stored is not None:
+        return fmt.stored(fmt, shape)
     return _STORED[fmt.scheme](fmt, shape)
 
 
@@ -209,6 +215,8 @@ def read_bytes(fmt: DecodeFormat, shape: DecoderShape) -> int:
 
 def misfit(fmt: DecodeFormat, shape: DecoderShape) -> str:
     """Why a model of these sizes cannot be stored so; empty when it can."""
+    if fmt.unfit is not None:
+        return fmt.unfit(fmt, shape)
     whole = 256 if fmt.scheme == "q4_k_m" else 32 if fmt.library is LLAMA else 1
     inputs = {k for _, k in shape.matrices().values()}
     if wrong := sorted(k for k in inputs if k % whole):

@@ -1,4 +1,4 @@
-"""A whole language model with its cache, in full precision and in the low-precision formats that run on a CPU.
+"""A whole language model with its cache, in full precision and in the low-precision formats that run on a device.
 
 Regime ``decode`` computes one token behind ``context`` cached ones, again and again at the same place, each call with
 another token; ``prefill`` reads a prompt of ``prompt_tokens`` into an empty cache. Both give the logits of the last
@@ -6,7 +6,7 @@ token, as a step of generating text needs them. They are told apart as llama-ben
 
 A model is the shape of a published one (``data/model_shapes.csv``) with random weights, the same in every arm; its
 output head is its input embedding (:mod:`frugalbench.specs.decoder_shape`). What the arms are and how far their answers
-may lie off: :mod:`frugalbench.specs.decode_formats`.
+may lie off: :mod:`frugalbench.specs.decode_formats`, and on CUDA :mod:`frugalbench.specs.decode_on_device`.
 """
 
 from dataclasses import replace
@@ -29,6 +29,7 @@ from frugalbench.specs import decode_formats as formats
 from frugalbench.specs import quant_formats
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
 from frugalbench.specs.decode_formats import FORMATS, LLAMA, NATIVE, DecodeFormat
+from frugalbench.specs.decode_on_device import ON_DEVICE
 from frugalbench.specs.decoder_shape import EPSILON, ROTARY_BASE, DecoderShape
 from frugalbench.specs.shapes import ModelShape, load_shapes
 
@@ -45,17 +46,23 @@ DEFAULTS: dict[str, Any] = {
     "prompt_tokens": 128,
     "context": 256,
     "variants": list(FORMATS),
+    "launch": "graph",
 }
+LAUNCHES = ("graph", "eager")
+KNOWN = {**ON_DEVICE, **FORMATS}
 
 
 def expand(settings: Settings, machine: MachineView) -> Expansion:
     """One comparison of every arm that can run here; the others are skipped, with reasons.
 
     Options: ``shape`` (a dense model of ``model_shapes.csv``), ``layers`` and ``vocabulary`` (0: the model's own),
-    ``prompt_tokens``, ``context`` (tokens in the cache when decoding), ``variants``. Raises :class:`FrugalbenchError`
-    for a model with experts or latent attention, and for a value that makes no sense.
+    ``prompt_tokens``, ``context`` (tokens in the cache when decoding), ``variants`` (by default those of the device),
+    ``launch`` (on CUDA: ``graph`` or ``eager``). Raises :class:`FrugalbenchError` for a model with experts or latent
+    attention, and for a value that makes no sense.
     """
     options = take(settings, DEFAULTS)
+    if "variants" not in settings.options:
+        options["variants"] = list(_formats(settings))
     model = _model(settings, options["shape"])
     _check(settings, options, model)
     shape = DecoderShape.of_model(model, options["layers"], options["vocabulary"])
@@ -64,12 +71,22 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     skipped: list[Skipped] = []
     for variant in dict.fromkeys(options["variants"]):
         arm = _arm(settings, options, variant, shape, name)
-        if reason := _why_not(settings, FORMATS[variant], shape, machine):
+        if reason := _why_not(settings, variant, shape, machine):
             skipped += [Skipped(case=case, reason=reason) for case in arm.cases]
         else:
             arms.append(arm)
     shapes = (_shapes_case(name, options["context"]),) if arms else ()
     return Expansion(comparisons=_comparison(f"{WORKLOAD}/{name}", arms), skipped=tuple(skipped), modelled=shapes)
+
+
+def _formats(settings: Settings) -> dict[str, DecodeFormat]:
+    """The arms of the device."""
+    return FORMATS if settings.device == "cpu" else ON_DEVICE
+
+
+def _format(settings: Settings, variant: str) -> DecodeFormat:
+    """Of an arm that the device has not, what it is elsewhere: its case is skipped."""
+    return _formats(settings).get(variant, KNOWN[variant])
 
 
 def _model(settings: Settings, name: str) -> ModelShape:
@@ -100,7 +117,8 @@ def _check(settings: Settings, options: dict[str, Any], model: ModelShape) -> No
     if not options["variants"]:
         raise FrugalbenchError(f"{settings.where}: 'variants' is empty; leave it out for the default")
     for variant in options["variants"]:
-        choose(settings, "variant", variant, FORMATS)
+        choose(settings, "variant", variant, KNOWN)
+    choose(settings, "launch", options["launch"], LAUNCHES)
 
 
 def _shapes_case(name: str, context: int) -> Case:
@@ -134,7 +152,7 @@ def _label(model: ModelShape, shape: DecoderShape) -> str:
 
 
 def _arm(settings: Settings, options: dict[str, Any], variant: str, shape: DecoderShape, name: str) -> Arm:
-    fmt = _resolved(FORMATS[variant])
+    fmt = _resolved(_format(settings, variant))
     points = (("decode", 1, options["context"]), ("prefill", options["prompt_tokens"], 0))
     cases = tuple(_case(settings, options, variant, fmt, shape, name, *point) for point in points)
     return Arm(
@@ -171,6 +189,7 @@ def _case(
             "context": options["context"], "prompt_tokens": options["prompt_tokens"], "epsilon": EPSILON,
             "rotary_base": ROTARY_BASE, "scheme": fmt.scheme, "bits": fmt.bits, "seed": settings.seed,
             "format_tolerance": fmt.format_tolerance(shape.layers),
+            **({"launch": options["launch"]} if settings.device == "cuda" else {}),
         },
         cost=_cost(fmt, shape, tokens, position),
         tolerance=fmt.tolerance(shape.layers),
@@ -201,10 +220,15 @@ def _memory_bytes(fmt: DecodeFormat, shape: DecoderShape, options: dict[str, Any
     return float(held + caches + table + 16 * options["prompt_tokens"] * (shape.d_ff + shape.queries))
 
 
-def _why_not(settings: Settings, fmt: DecodeFormat, shape: DecoderShape, machine: MachineView) -> str:
+def _why_not(settings: Settings, variant: str, shape: DecoderShape, machine: MachineView) -> str:
     """Why an arm cannot run here as far as that is known without its library; empty when it can."""
-    if settings.device != "cpu":
-        return f"{WORKLOAD} has no arm for {settings.device}; use --device cpu"
+    fmt = _format(settings, variant)
+    if variant not in _formats(settings):
+        return (
+            f"{variant} has no arm for {settings.device}; use --device {'cuda' if settings.device == 'cpu' else 'cpu'}"
+        )
+    if settings.device == "cuda" and not machine.has_cuda():
+        return "this machine has no CUDA device; use device = 'cpu'"
     for package in fmt.library.packages:
         if machine.installed(package) is None:
             wanted = f"'frugalbench[{fmt.library.extra}]'" if fmt.library.extra else package

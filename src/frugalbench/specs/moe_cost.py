@@ -51,11 +51,26 @@ def weight_bytes(layer: dict[str, Any], variant: str) -> int:
     return int(experts + _BYTES * layer["d_model"] * layer["experts"])
 
 
-def arm_bytes(layer: dict[str, Any], variant: str, regimes: list[str]) -> float:
-    """What the loaded arm holds: weights, as much again as one layer (gradients, say), caches."""
-    held_bytes = weight_bytes(layer, variant) * layer["copies"] + _BYTES * parameters(layer, variant)
-    caching = block.is_block(layer) and not set(block.CACHED).isdisjoint(regimes)
+def arm_bytes(layer: dict[str, Any], variant: str, tokens: dict[str, int], device: str = "cpu") -> float:
+    """What the loaded arm holds: weights, as much again as one layer (gradients, say), caches.
+
+    ``tokens`` is by regime. On a GPU gradients count only where a regime makes them, and what a call needs in between
+    counts too: recorded calls keep it.
+    """
+    held_bytes = weight_bytes(layer, variant) * layer["copies"]
+    if device == "cpu" or "training" in tokens:
+        held_bytes += _BYTES * parameters(layer, variant)
+    if device != "cpu":
+        held_bytes += max(_between_bytes(layer, variant, count) for count in tokens.values())
+    caching = block.is_block(layer) and not set(block.CACHED).isdisjoint(tokens)
     return float(held_bytes + (layer["sequences"] * block.sequence_bytes(layer) if caching else 0))
+
+
+def _between_bytes(layer: dict[str, Any], variant: str, tokens: int) -> int:
+    """Gate, up and hidden value of every token copy, its input and its answer: all that any arm stores in a call."""
+    width = dense_width(layer, variant)
+    copies = tokens if width else tokens * (layer["top_k"] + layer["n_shared"])
+    return int(value_bytes(layer) * copies * (4 * (width or layer["d_expert"]) + 3 * layer["d_model"]))
 
 
 def cost(params: dict[str, Any], variant: str, regime: str) -> Cost:

@@ -56,6 +56,8 @@ TRANSFORMERS = {
 MOE = (*TRANSFORMERS, "moe-loop", "moe-grouped", "moe-sorted", "moe-compiled", "moe-native", "moe-triton")
 VARIANTS = (*DENSE, *MOE, *LLAMA)
 USUAL = (*DENSE, "moe-transformers", "moe-sorted", "moe-native")
+GRAPH = "graph"
+LAUNCHES = (GRAPH, "eager")
 REGIMES = ("decode", "batch", "prefill", "training")
 
 _MIB = 2**20
@@ -90,9 +92,11 @@ DEFAULTS: dict[str, Any] = {
     "prefill_tokens": [256],
     "training_tokens": [64],
     "stream_bytes": 0,
+    "launch": GRAPH,
 }
 """``d_model`` to ``n_shared`` describe the layer of ``shape = "own"``, ``heads`` to ``head_dim`` its block. ``context``
-tokens lie in each sequence's cache before the one that a block decodes. A ``capacity_factor`` of 0 drops nothing.
+tokens lie in each sequence's cache before the one that a block decodes. ``launch`` counts on a GPU, forward: calls are
+recorded once and replayed as a ``graph``, or ``eager``. A ``capacity_factor`` of 0 drops nothing.
 Several numbers of tokens in a regime make as many comparisons: the first of each regime, then the second of each."""
 
 
@@ -101,7 +105,7 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     options = take(settings, DEFAULTS)
     _check(settings, options)
     layer = layer_of(settings, options)
-    stream = options["stream_bytes"] or min(max(4 * machine.last_level_cache_bytes, 64 * _MIB), 512 * _MIB)
+    stream = options["stream_bytes"] or _stream_bytes(settings.device, machine)
     label = label_of(layer, options)
     made = [
         _comparison(settings, machine, options, layer, label, stream, tokens, number)
@@ -111,6 +115,12 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
         comparisons=tuple(comparison for comparison, _ in made),
         skipped=tuple(skip for _, skips in made for skip in skips),
     )
+
+
+def _stream_bytes(device: str, machine: MachineView) -> int:
+    """Four times the last-level cache, between 64 and 512 MiB; the latter where a GPU's cache is not known."""
+    cache_bytes = machine.last_level_cache_bytes if device == "cpu" else machine.gpu_l2_bytes or 512 * _MIB
+    return min(max(4 * cache_bytes, 64 * _MIB), 512 * _MIB)
 
 
 def _check(settings: Settings, options: dict[str, Any]) -> None:
@@ -127,6 +137,7 @@ def _check(settings: Settings, options: dict[str, Any]) -> None:
     if options["stream_bytes"] < 0:
         raise FrugalbenchError(f"{settings.where}: 'stream_bytes' must not be negative (0 is automatic)")
     choose(settings, "view", options["view"], block.VIEWS)
+    choose(settings, "launch", options["launch"], LAUNCHES)
     if options["capacity_factor"] < 0:
         raise FrugalbenchError(f"{settings.where}: 'capacity_factor' must not be negative (0 drops nothing)")
     if not 0 < options["scale"] <= 1:
@@ -154,15 +165,24 @@ def _comparison(
         held = _held(layer, variant, stream, settings.threads, tokens)
         cases = []
         for regime, count in tokens.items():
-            case = _case(settings, variant, label, regime, {**held, "tokens": count})
+            case = _case(
+                settings, variant, label, regime, {**held, "tokens": count, **_launch(settings, options, regime)}
+            )
             if reason := _why_not(case, settings.device, machine):
                 skipped.append(Skipped(case=case, reason=reason))
             else:
                 cases.append(case)
         if cases:
-            arms.append(_arm(variant, label, held, tuple(cases)))
+            arms.append(_arm(variant, label, held, tuple(cases), settings.device))
     name = f"{WORKLOAD}/{label}" if number == 0 else f"{WORKLOAD}/{label}/{'-'.join(map(str, tokens.values()))}"
     return Comparison(id=name, workload=WORKLOAD, arms=tuple(arms), estimate_s=7.0 / 4 * len(arms)), skipped
+
+
+def _launch(settings: Settings, options: dict[str, Any], regime: str) -> dict[str, str]:
+    """How a case's calls are launched; on the processor there is nothing to say."""
+    if settings.device == "cpu":
+        return {}
+    return {"launch": "eager" if regime == "training" else options["launch"]}
 
 
 def _held(
@@ -193,7 +213,7 @@ def _why_not(case: Case, device: str, machine: MachineView) -> str:
         return reason
     if packed.is_packed(case.params) and (reason := packed.why_not(variant in (*NATIVE, *LLAMA), case.regime)):
         return reason
-    if sixteen.is_sixteen(case.params) and (reason := sixteen.why_not(variant, case.regime)):
+    if sixteen.is_sixteen(case.params) and (reason := sixteen.why_not(variant, case.regime, device)):
         return reason
     if TRANSFORMERS.get(variant) == "batched_mm" and case.params["tokens"] > _MOST_BATCHED_TOKENS:
         return f"batched_mm copies expert weights for every token; more than {_MOST_BATCHED_TOKENS} tokens are left out"
@@ -218,9 +238,9 @@ def _why_no_capacity(variant: str) -> str:
     return ""
 
 
-def _arm(variant: str, label: str, layer: dict[str, Any], cases: tuple[Case, ...]) -> Arm:
+def _arm(variant: str, label: str, layer: dict[str, Any], cases: tuple[Case, ...], device: str) -> Arm:
     imports = ("torch", _QWEN3) if variant in TRANSFORMERS else _COMPILE if variant == "moe-compiled" else ("torch",)
-    memory = arm_bytes(layer, variant, [case.regime for case in cases])
+    memory = arm_bytes(layer, variant, {case.regime: case.params["tokens"] for case in cases}, device)
     return Arm(id=f"{WORKLOAD}/{label}/{variant}", cases=cases, imports=imports, memory_bytes=memory)
 
 

@@ -42,21 +42,41 @@ def uniform(seed: int, shape: tuple[int, ...], fan_in: int, *where: object) -> n
     return values
 
 
-def dense_weights(seed: int, params: dict[str, Any], copy: int) -> dict[str, np.ndarray]:
+Place = tuple[tuple[int, ...], int, tuple[object, ...]]
+"""Of a weight: its shape, its fan-in, and where its stream of random numbers is."""
+
+
+def dense_places(params: dict[str, Any], copy: int) -> dict[str, Place]:
     """``gate_up`` (2F x D) and ``down`` (D x F) of a dense layer."""
     D, F = params["d_model"], params["d_ff"]
     return {
-        "gate_up": rounded(uniform(seed, (2 * F, D), D, "dense", F, copy, "gate_up"), params),
-        "down": rounded(uniform(seed, (D, F), F, "dense", F, copy, "down"), params),
+        "gate_up": ((2 * F, D), D, ("dense", F, copy, "gate_up")),
+        "down": ((D, F), F, ("dense", F, copy, "down")),
     }
 
 
-def expert_weights(seed: int, params: dict[str, Any], copy: int) -> dict[str, np.ndarray]:
+def expert_places(params: dict[str, Any], copy: int) -> dict[str, Place]:
     """``gate_up`` (E x 2F x D) and ``down`` (E x D x F) of the experts, shared ones last and counted in E."""
     D, F, E = params["d_model"], params["d_expert"], params["experts"] + params["n_shared"]
     return {
-        "gate_up": rounded(uniform(seed, (E, 2 * F, D), D, "moe", copy, "gate_up"), params),
-        "down": rounded(uniform(seed, (E, D, F), F, "moe", copy, "down"), params),
+        "gate_up": ((E, 2 * F, D), D, ("moe", copy, "gate_up")),
+        "down": ((E, D, F), F, ("moe", copy, "down")),
+    }
+
+
+def dense_weights(seed: int, params: dict[str, Any], copy: int) -> dict[str, np.ndarray]:
+    """What :func:`dense_places` names, drawn on the processor."""
+    return _weights(seed, params, dense_places(params, copy))
+
+
+def expert_weights(seed: int, params: dict[str, Any], copy: int) -> dict[str, np.ndarray]:
+    """What :func:`expert_places` names, drawn on the processor."""
+    return _weights(seed, params, expert_places(params, copy))
+
+
+def _weights(seed: int, params: dict[str, Any], places: dict[str, Place]) -> dict[str, np.ndarray]:
+    return {
+        name: rounded(uniform(seed, shape, fan_in, *where), params) for name, (shape, fan_in, where) in places.items()
     }
 
 

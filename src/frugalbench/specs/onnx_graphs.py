@@ -34,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "dims": {},
     "input": "",
     "rotation": 2,
+    "launch": "graph",
 }
 MOST_ROTATION = 64
 _LOAD_ESTIMATE_S = 1.5
@@ -44,9 +45,9 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     """One comparison per graph, an arm per runtime, a case per choice of sizes.
 
     Options: ``graphs``, ``backends`` (by default also every execution provider that is installed), ``paths`` (files of
-    one's own), ``dims`` (sizes of their free dimensions), ``input`` (an ``.npz`` with their inputs), ``rotation``. A
-    runtime or package that is not installed is skipped with its reason; a file that is no ONNX model raises
-    :class:`FrugalbenchError`.
+    one's own), ``dims`` (sizes of their free dimensions), ``input`` (an ``.npz`` with their inputs), ``rotation``, and
+    ``launch`` (on CUDA: ``graph`` or ``eager``). A runtime or package that is not installed is skipped with its reason;
+    a file that is no ONNX model raises :class:`FrugalbenchError`.
     """
     options = _checked(settings)
     if "backends" not in settings.options:
@@ -58,7 +59,7 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     found += [file_cases(path, labels[path], options["dims"], options["input"], options) for path in options["paths"]]
     comparisons, skipped = [], [Skipped(case=_absent(name, settings), reason=_how_to_get(name)) for name in absent]
     for cases in found:
-        made, left_out = compare(cases, options["backends"], settings, machine)
+        made, left_out = compare(cases, options["backends"], settings, machine, options["launch"])
         comparisons += made
         skipped += left_out
     return Expansion(comparisons=tuple(comparisons), skipped=tuple(skipped))
@@ -75,6 +76,7 @@ def _checked(settings: Settings) -> dict[str, Any]:
         options[key] = list(dict.fromkeys(choose(settings, key[:-1], name, known) for name in options[key]))
     if not options["backends"] or not (options["graphs"] or options["paths"]):
         raise FrugalbenchError(f"{settings.where}: 'backends', or 'graphs' and 'paths' together, are empty")
+    choose(settings, "launch", options["launch"], onnx_model.LAUNCHES)
     if not 1 <= options["rotation"] <= MOST_ROTATION:
         raise FrugalbenchError(f"{settings.where}: 'rotation' must lie between 1 and {MOST_ROTATION}")
     wrong = [path for path in options["paths"] if type(path) is not str]
@@ -95,14 +97,14 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
 
 
 def compare(
-    cases: Sequence[Case], backends: Sequence[str], settings: Settings, machine: MachineView
+    cases: Sequence[Case], backends: Sequence[str], settings: Settings, machine: MachineView, launch: str = "graph"
 ) -> tuple[list[Comparison], list[Skipped]]:
     """One graph's comparisons, one for each device, and what cannot run here; ``cases`` have no backend yet."""
     arms, skipped = [], []
     for name in backends:
         if name in NATIVE and "export" not in cases[0].params:
             continue
-        mine = tuple(_with_backend(case, name, onnx_model.device_of(settings, name)) for case in cases)
+        mine = tuple(_with_backend(case, name, onnx_model.device_of(settings, name), launch) for case in cases)
         if reason := onnx_model.missing(settings, machine, name):
             skipped += [Skipped(case=case, reason=reason) for case in mine]
         else:
@@ -120,13 +122,16 @@ def _comparison(settings: Settings, shape: str, device: str, arms: Sequence[Arm]
 
 def _arm(name: str, cases: tuple[Case, ...]) -> Arm:
     held = max(case.cost.weight_bytes for case in cases if case.cost)
-    return Arm(id=name, cases=cases, imports=onnx_model.imports_of(name), memory_bytes=3 * held)
+    imports = onnx_model.imports_of(name, cases[0].device)
+    return Arm(id=name, cases=cases, imports=imports, memory_bytes=3 * held)
 
 
-def _with_backend(case: Case, name: str, device: str) -> Case:
+def _with_backend(case: Case, name: str, device: str, launch: str) -> Case:
     import msgspec
 
-    made = msgspec.structs.replace(case, variant=name, backend=onnx_model.backend_of(name), device=device)
+    params = {**case.params, **onnx_model.launch_of(device, {"launch": launch})}
+    backend = onnx_model.backend_of(name)
+    made = msgspec.structs.replace(case, variant=name, backend=backend, device=device, params=params)
     return msgspec.structs.replace(made, id=f"{WORKLOAD}/{case.shape}/{name}/{case.regime}/{device}")
 
 

@@ -4,6 +4,9 @@ Models: ``transformer-block`` (pre-norm, RMSNorm, multi-head attention, SwiGLU; 
 ``all-minilm-l6-v2`` (BERT-like sentence encoder with its real weights, on English prose). Regimes ``batch-N`` are
 N sequences of fixed length; the exported file has one dynamic axis, the batch, and serves all of them.
 
+On CUDA calls are recorded and replayed as CUDA graphs (``launch``) in every runtime that can, TF32 is off, and
+``dtype = "float16"`` gives the block in half precision: weights, inputs and the file.
+
 FLOPs count matrix products (``specs.accounting``). ``traffic_bytes`` is the weights that are multiplied, once, plus
 the model's input and output; a small model may keep its weights in cache between calls, so its share of the memory
 peak can exceed 1.
@@ -14,10 +17,12 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Mapping
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
-from frugalbench.providers import PROVIDERS
+from frugalbench.providers import PROVIDERS, Provider
 from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError, Skipped
 from frugalbench.specs.accounting import encoder_flop, swiglu_ffn_parameters, transformer_block_flop
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
@@ -36,6 +41,8 @@ FURTHER = {
 BY_PROVIDER = {f"onnxruntime-{name}": name for name in PROVIDERS if name not in ("cpu", "cuda")}
 """ONNX Runtime through one further execution provider, by its short name. ``onnxruntime`` itself is cpu or cuda."""
 VARIANTS = (*USUAL, *FURTHER, *BY_PROVIDER)
+TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+"""Distributions that bring TensorRT's libraries."""
 
 DEFAULTS: dict[str, Any] = {
     "models": list(MODELS),
@@ -47,6 +54,8 @@ DEFAULTS: dict[str, Any] = {
     "d_model": 512,
     "heads": 8,
     "d_ff": 1376,
+    "dtype": "float32",
+    "launch": "graph",
 }
 
 MOST_ROTATION = 1024
@@ -54,8 +63,12 @@ MOST_ROTATION = 1024
 TOLERANCE = 1e-4
 """fp32 against float64, max abs error over reference rms: six layers stay near 1e-5 in every runtime seen, one
 altered weight of a block exceeds it (tests)."""
-PEAKS = ("fp32_flop_per_s", "read_bytes_per_s")
-FP32_BYTES = 4
+HALF_TOLERANCE = 2e-2
+"""float16 against the float64 answer of the float32 weights: 3.4e-3 at most in torch on a CPU, at widths of 512 to 2048
+(two times 64 tokens, seeds 1 to 3, 2026-11-22); longer inputs have rarer values, and a runtime may add up in halves."""
+DTYPES = {"float32": (4, "fp32_flop_per_s", TOLERANCE), "float16": (2, "fp16_flop_per_s", HALF_TOLERANCE)}
+"""Bytes of a value, what bounds the arithmetic, and the tolerance."""
+LAUNCHES = ("graph", "eager")
 _LOAD_ESTIMATE_S = 1.2
 
 _COMPILE = ("frugalbench.backends.torch_compile", "torch", "torch._dynamo", "torch._inductor.compile_fx")
@@ -79,8 +92,9 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     """One comparison per model and device, an arm per runtime, a case per batch size.
 
     Options: ``models``, ``variants``, ``batches``, ``seq`` (tokens per sequence), ``rotation`` (distinct inputs),
-    ``opset`` and the block's ``d_model``, ``heads``, ``d_ff``. What cannot run here is skipped with its reason;
-    a value that makes no sense raises :class:`FrugalbenchError`.
+    ``opset``, the block's ``d_model``, ``heads``, ``d_ff``, and on CUDA ``dtype`` and ``launch`` (``graph`` or
+    ``eager``). What cannot run here is skipped with its reason; a value that makes no sense raises
+    :class:`FrugalbenchError`.
     """
     options = _checked(settings)
     comparisons, skipped = [], []
@@ -100,7 +114,8 @@ def _devices(arms: list[Arm]) -> list[str]:
 def _comparison(settings: Settings, model: str, device: str, arms: list[Arm]) -> Comparison:
     """The arms of one device."""
     runs = tuple(arm for arm in arms if arm.cases[0].device == device)
-    name = f"{WORKLOAD}/{model}" if device == settings.device else f"{WORKLOAD}/{model}@{device}"
+    half = "-fp16" if runs[0].cases[0].dtype == "float16" else ""
+    name = f"{WORKLOAD}/{model}{half}" + ("" if device == settings.device else f"@{device}")
     return Comparison(id=name, workload=WORKLOAD, arms=runs, estimate_s=_LOAD_ESTIMATE_S * len(runs))
 
 
@@ -115,6 +130,11 @@ def _checked(settings: Settings) -> dict[str, Any]:
     for key, known in (("models", MODELS), ("variants", VARIANTS)):
         options[key] = list(dict.fromkeys(choose(settings, key[:-1], name, known) for name in options[key]))
     options["batches"] = sorted(set(options["batches"]))
+    for key, names in (("dtype", tuple(DTYPES)), ("launch", LAUNCHES)):
+        choose(settings, key, options[key], names)
+    half = options["dtype"] == "float16"
+    _require(settings, not half or options["models"] == [BLOCK], f"'dtype' float16 is for models = ['{BLOCK}'] alone")
+    _require(settings, not half or settings.device == "cuda", "'dtype' float16 needs device = 'cuda'")
     for key in ("seq", "rotation", "d_model", "heads", "d_ff"):
         _require(settings, options[key] >= 1, f"'{key}' must be at least 1, not {options[key]}")
     most = options["rotation"] <= MOST_ROTATION
@@ -165,7 +185,7 @@ def _not_installed(settings: Settings, machine: MachineView, variant: str) -> st
             return f"{provider.provider} exists on {provider.system} only"
         builds = provider.distributions
         if any(machine.installed(build) for build in builds):
-            return ""
+            return _missing_libraries(machine, provider)
         apart = ", in an environment without another onnxruntime" if variant in BY_PROVIDER else ""
         return f"{builds[0]} is not installed: pip install {builds[0]}{apart}"
     wanted = FURTHER.get(variant, ("openvino",) if variant == "openvino" else ("torch",))
@@ -175,6 +195,17 @@ def _not_installed(settings: Settings, machine: MachineView, variant: str) -> st
     return f"{wanted[0]} is not installed: pip install {extra}"
 
 
+def _missing_libraries(machine: MachineView, provider: Provider) -> str:
+    """What a provider of CUDA opens beside its build: CUDA's own libraries come with torch."""
+    if provider.device == "cuda" and machine.installed("torch") is None:
+        return "ONNX Runtime on CUDA is timed by torch's events, and torch is not installed: pip install torch"
+    if provider is not PROVIDERS["tensorrt"] or find_library("nvinfer"):
+        return ""
+    if any(machine.installed(name) for name in TENSORRT):
+        return ""
+    return f"TensorRT's libraries are not here: pip install {TENSORRT[0]}"
+
+
 def _compiler() -> str | None:
     names = (os.environ.get("CXX", "g++"), "g++", "clang++")
     return next((found for name in names if (found := shutil.which(name))), None)
@@ -182,16 +213,22 @@ def _compiler() -> str | None:
 
 def _arm(settings: Settings, options: dict[str, Any], model: str, variant: str) -> Arm:
     cases = tuple(_case(settings, options, model, variant, batch) for batch in options["batches"])
-    imports = imports_of(variant)
+    imports = imports_of(variant, device_of(settings, variant))
     if model == MINILM and variant.startswith("torch"):
         imports = (*imports, BERT_MODULE)
     weight_bytes = max((case.cost.weight_bytes for case in cases if case.cost), default=0.0)
     return Arm(id=variant, cases=cases, imports=imports, memory_bytes=3 * weight_bytes)
 
 
-def imports_of(variant: str) -> tuple[str, ...]:
-    """What a template for ``variant`` imports."""
-    return IMPORTS.get(backend_of(variant), ())
+def imports_of(variant: str, device: str) -> tuple[str, ...]:
+    """What a template for ``variant`` imports; on CUDA torch comes first, whose libraries ONNX Runtime then finds."""
+    imports = IMPORTS.get(backend_of(variant), ())
+    return imports if device != "cuda" or "torch" in imports else ("torch", *imports)
+
+
+def launch_of(device: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """The parameter ``launch`` of a case; a processor has nothing to record calls on."""
+    return {"launch": options["launch"]} if device == "cuda" else {}
 
 
 def backend_of(variant: str) -> str:
@@ -201,6 +238,8 @@ def backend_of(variant: str) -> str:
 
 def _case(settings: Settings, options: dict[str, Any], model: str, variant: str, batch: int) -> Case:
     sizes = _block_sizes(options) if model == BLOCK else minilm_sizes()
+    dtype, device = options["dtype"], device_of(settings, variant)
+    half = dtype == "float16"
     params = {
         **sizes,
         "model": model,
@@ -209,10 +248,12 @@ def _case(settings: Settings, options: dict[str, Any], model: str, variant: str,
         "rotation": options["rotation"],
         "opset": options["opset"],
         "weight_seed": 0,
+        **({"dtype": dtype} if half else {}),
+        **launch_of(device, options),
     }
     dimensions = "-d{d_model}-h{heads}-f{d_ff}".format(**sizes) if model == BLOCK else ""
-    shape = f"{model}{dimensions}-s{options['seq']}"
-    regime, device = f"batch-{batch}", device_of(settings, variant)
+    shape = f"{model}{dimensions}-s{options['seq']}" + ("-fp16" if half else "")
+    regime, (_, peak, tolerance) = f"batch-{batch}", DTYPES[dtype]
     return Case(
         id=f"{WORKLOAD}/{shape}/{variant}/{regime}/{device}",
         workload=WORKLOAD,
@@ -221,11 +262,11 @@ def _case(settings: Settings, options: dict[str, Any], model: str, variant: str,
         regime=regime,
         backend=backend_of(variant),
         device=device,
-        dtype="float32",
+        dtype=dtype,
         params=params,
         cost=cost(params),
-        tolerance=TOLERANCE,
-        peaks=PEAKS,
+        tolerance=tolerance,
+        peaks=(peak, "read_bytes_per_s"),
     )
 
 
@@ -272,7 +313,8 @@ def _block_cost(p: dict[str, Any]) -> Cost:
     tokens, d = p["batch"] * p["seq"], p["d_model"]
     multiplied = 4 * d * d + swiglu_ffn_parameters(d, p["d_ff"])
     flop = transformer_block_flop(p["batch"], p["seq"], d, p["heads"], p["d_ff"])
-    return _cost(tokens, flop, multiplied, multiplied + 2 * d, moved_values=2 * tokens * d)
+    size_bytes = DTYPES[p.get("dtype", "float32")][0]
+    return _cost(tokens, flop, multiplied, multiplied + 2 * d, moved_values=2 * tokens * d, value_bytes=size_bytes)
 
 
 def _minilm_cost(p: dict[str, Any]) -> Cost:
@@ -287,12 +329,12 @@ def _minilm_cost(p: dict[str, Any]) -> Cost:
     return _cost(tokens, flop, multiplied, held, moved_values=2 * tokens * d + p["batch"] * d)
 
 
-def _cost(tokens: int, flop: int, multiplied: int, held: int, moved_values: int) -> Cost:
+def _cost(tokens: int, flop: int, multiplied: int, held: int, moved_values: int, value_bytes: int = 4) -> Cost:
     return Cost(
         token=tokens,
         flop=flop,
-        weight_bytes=FP32_BYTES * held,
-        traffic_bytes=FP32_BYTES * (multiplied + moved_values),
+        weight_bytes=value_bytes * held,
+        traffic_bytes=value_bytes * (multiplied + moved_values),
         parameters=held,
         active_parameters=multiplied,
     )

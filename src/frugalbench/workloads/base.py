@@ -53,6 +53,9 @@ class Bound:
     synchronize: Callable[[], None] = lambda: None
     device: Device | None = None
     """What the calls run on, where its own clock can be asked; its time must lie within the host's."""
+    distinct_bytes: float | None = None
+    """What one whole rotation reads of weights and caches that are meant to stream from the device's memory; ``None``
+    where that is not said."""
     batch: Callable[[int, int], object] | None = None
     """Computes ``(first, calls)`` positions in a loop of its own, where even a Python call per position is too dear."""
     against: str = "the float64 reference"

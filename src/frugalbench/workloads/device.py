@@ -7,6 +7,11 @@ The device's events tell how long the queue itself was at it, which holds the ho
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from frugalbench.meters.gpu_state import memory_byte_per_s
+from frugalbench.meters.gpu_throttle import bound_to_board
+from frugalbench.specs.base import SIMULATED
+from frugalbench.workloads.simulated import Simulated
+
 Call = Callable[[int], object]
 
 _SETTLING_CALLS = 2
@@ -39,11 +44,21 @@ class Device(Protocol):
         """Kernels that this process has compiled or tuned so far."""
         ...
 
+    def cache_bytes(self) -> int | None:
+        """Size of its last-level cache; ``None`` where that is not known."""
+        ...
+
+    def memory_byte_per_s(self) -> float | None:
+        """Most that its memory can deliver, by clock and width of its bus; ``None`` where that is not known."""
+        ...
+
 
 def of(name: str) -> Device | None:
     """The device of that name; ``None`` for the processor, where a call returns when it is done."""
     if name == "cpu":
         return None
+    if name == SIMULATED:
+        return Simulated()
     return Cuda()
 
 
@@ -104,6 +119,16 @@ class Cuda:
     def compilations(self) -> int:
         """Kernels built by Triton and graphs compiled by torch.compile."""
         return _triton_compilations[0] + _dynamo_graphs()
+
+    def cache_bytes(self) -> int | None:
+        """L2, which all multiprocessors share."""
+        properties = self._torch.cuda.get_device_properties(self._torch.cuda.current_device())
+        return getattr(properties, "L2_cache_size", None) or None
+
+    def memory_byte_per_s(self) -> float | None:
+        """By the board's largest memory clock (two transfers a cycle) and the width of its bus, from NVML."""
+        look = bound_to_board(f"cuda:{self._torch.cuda.current_device()}", memory_byte_per_s)
+        return None if look is None else look()
 
 
 _triton_compilations = [0]

@@ -16,8 +16,9 @@ from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
 from frugalbench.specs.decoder_shape import DecoderShape
 from frugalbench.specs.model_decode import WORKLOAD
 from frugalbench.workloads.base import Arrays, Bound, Context
-from frugalbench.workloads.layers.decode_reference import Held, Unquantised, known_answers
+from frugalbench.workloads.layers.decode_reference import Unquantised, known_answers
 from frugalbench.workloads.layers.decode_weights import NEXT_TOKENS, PROMPTS, Weights, tokens_of
+from frugalbench.workloads.layers.launching import EAGER, GRAPH, device_of, wanted
 
 LAYERS = {
     "transformers": "frugalbench.workloads.layers.decode_transformers",
@@ -25,6 +26,8 @@ LAYERS = {
     "llama.cpp": "frugalbench.workloads.layers.decode_llama",
 }
 """Backend to the module whose ``make(case, weights, tokens, context)`` gives its :class:`Model`."""
+ON_DEVICE = "frugalbench.workloads.layers.decode_on_device"
+"""The same for every backend of a CUDA device."""
 ROTATION = {"decode": NEXT_TOKENS, "prefill": PROMPTS}
 PROBED_TOKENS = 4
 MOST_READING_S = 150.0
@@ -45,7 +48,7 @@ class Model(Protocol):
     def decode(self, index: int) -> Any: ...
     def prefill(self, index: int) -> Any: ...
     def logits(self, found: Any) -> np.ndarray: ...
-    def held(self) -> Held: ...
+    def held(self) -> Any: ...
     def loaded_bytes(self) -> int: ...
     def threads(self) -> int: ...
     def close(self) -> None: ...
@@ -66,8 +69,9 @@ def load(arm: Arm, context: Context) -> "LoadedModel":
         import torch
 
         torch.set_num_threads(context.threads)
-    weights = _weights(case, context)
-    model: Model = import_module(LAYERS[case.backend]).make(case, weights, tokens_of(case.params), context)
+    module = LAYERS[case.backend] if context.device == "cpu" else ON_DEVICE
+    weights = _weights(case.params, context)
+    model: Model = import_module(module).make(case, weights, tokens_of(case.params), context)
     return LoadedModel(model, context)
 
 
@@ -82,7 +86,7 @@ def reference_key(case: Case) -> str:
 
 
 def _identity(case: Case) -> tuple[tuple[str, Any], ...]:
-    own = ("scheme", "bits", "format_tolerance", "tokens", "position")
+    own = ("scheme", "bits", "format_tolerance", "tokens", "position", "launch")
     return tuple(sorted((key, value) for key, value in case.params.items() if key not in own))
 
 
@@ -90,19 +94,34 @@ def _identity(case: Case) -> tuple[tuple[str, Any], ...]:
 def _reference(identity: tuple[tuple[str, Any], ...], context: Context) -> Arrays:
     """Of both regimes: they share a pass."""
     params = dict(identity)
-    weights = Weights(DecoderShape.of_params(params), params["seed"], context.scratch_dir)
+    weights = _weights(params, context)
+    if context.device != "cpu":
+        from frugalbench.workloads.layers.decode_exact import Drawn
+
+        return _exact(params, Drawn(weights), context)
     return _exact(params, Unquantised(weights), context)
 
 
-def _exact(params: dict[str, Any], held: Held, context: Context) -> Arrays:
+def _exact(params: dict[str, Any], held: Any, context: Context) -> Arrays:
+    """Of both regimes: on the device, where it takes a second, or on the processor and kept."""
+    if context.device != "cpu":
+        from frugalbench.workloads.layers import decode_exact
+
+        return decode_exact.answers(params, held)
     import threadpoolctl
 
     with threadpoolctl.threadpool_limits(limits=context.threads):
         return known_answers(params, held, context.cache_dir / WORKLOAD)
 
 
-def _weights(case: Case, context: Context) -> Weights:
-    return Weights(DecoderShape.of_params(case.params), case.params["seed"], context.scratch_dir)
+def _weights(params: dict[str, Any], context: Context) -> Any:
+    """Drawn where they are used: a processor's are kept in the run's scratch folder."""
+    shape = DecoderShape.of_params(params)
+    if context.device == "cpu":
+        return Weights(shape, params["seed"], context.scratch_dir)
+    from frugalbench.workloads.layers.decode_exact import DeviceWeights
+
+    return DeviceWeights(shape, params["seed"], context.device)
 
 
 class LoadedModel:
@@ -127,15 +146,30 @@ class LoadedModel:
         if case.regime == "decode" and not self._filled and not capped:
             self.model.fill()
             self._filled = True
+        call, launch = self._launched(case, lambda index: step(index % rotation), rotation, bool(capped))
         return Bound(
-            call=lambda index: step(index % rotation),
-            output=lambda index: {"logits": self.model.logits(step(index % rotation))},
+            call=call,
+            output=lambda index: {"logits": self.model.logits(call(index))},
             rotation=rotation,
+            synchronize=_nothing if (place := device_of(case)) is None else place.synchronize,
+            device=place,
             own_definition=(lambda index: self._definition(case, index % rotation)) if self.model.lossy else None,
             facts=self._facts(case),
-            details={"kernel": self.model.kernel, "threads": self.model.threads(), **self.model.details},
+            details={"kernel": self.model.kernel, "threads": self.model.threads(), **self.model.details, **launch},
             capped=capped,
         )
+
+    def _launched(
+        self, case: Case, call: Callable[[int], Any], rotation: int, capped: bool
+    ) -> tuple[Callable[[int], Any], dict[str, str]]:
+        """The call as it reaches the device, and how; nothing to say of a processor."""
+        place, unrecorded = device_of(case), getattr(self.model, "unrecorded", "")
+        if place is None:
+            return call, {}
+        if capped or unrecorded or wanted(case.params) != GRAPH:
+            return call, {"launch": f"{EAGER}: {unrecorded}" if unrecorded else EAGER}
+        replay, how = place.captured(call, rotation)
+        return replay, {"launch": how}
 
     def _hopeless(self, case: Case) -> str:
         """Why this arm takes no turn: too slow at reading a few tokens, twice; empty when it does."""
@@ -172,6 +206,10 @@ class LoadedModel:
             "weight_bytes": _bytes(self.model.loaded_bytes(), "all weights as loaded: codes, scales, tables, gains"),
             "bf16_bytes": _bytes(2 * shape.parameters, "2 bytes per weight"),
         }
+
+
+def _nothing() -> None:
+    pass
 
 
 def _bytes(value: float, source: str) -> Quantity:

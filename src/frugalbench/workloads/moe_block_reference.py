@@ -63,15 +63,16 @@ def attended_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor], params
     group = torch.arange(H) // (H // G)
     keys_HTC, values_HTC = turned_NTC[H:][group], heads_NTC[H + G :][group]
     scores_HTT = torch.einsum("htc,hsc->hts", turned_NTC[:H], keys_HTC) / C**0.5
-    hidden = torch.ones(T, T, dtype=torch.bool).triu(1)
+    hidden = torch.ones(T, T, dtype=torch.bool, device=x_TD.device).triu(1)
     shares_HTT = scores_HTT.masked_fill(hidden, -torch.inf).softmax(dim=-1)
     return torch.einsum("hts,hsc->thc", shares_HTT, values_HTC).reshape(T, -1) @ weights["merge"].T
 
 
 def _turned_double(x_NTC: torch.Tensor) -> torch.Tensor:
     half = x_NTC.shape[-1] // 2
-    position = torch.arange(x_NTC.shape[1], dtype=torch.float64)
-    angle_TC = position[:, None] * spec.ROTARY_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
+    position = torch.arange(x_NTC.shape[1], dtype=torch.float64, device=x_NTC.device)
+    frequency = spec.ROTARY_BASE ** (-torch.arange(half, dtype=torch.float64, device=x_NTC.device) / half)
+    angle_TC = position[:, None] * frequency
     first, second = x_NTC[..., :half], x_NTC[..., half:]
     turned = first * angle_TC.cos() - second * angle_TC.sin(), second * angle_TC.cos() + first * angle_TC.sin()
     return torch.cat(turned, dim=-1)

@@ -11,8 +11,9 @@ from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
 from frugalbench.specs import moe_block, moe_packed, moe_sixteen
 from frugalbench.specs import moe_ffn as spec
 from frugalbench.specs import moe_inputs as inputs
+from frugalbench.workloads import device as devices
 from frugalbench.workloads.base import Arrays, Bound, Context
-from frugalbench.workloads.layers import decoder_block, ffn
+from frugalbench.workloads.layers import decoder_block, drawn, ffn
 from frugalbench.workloads.moe_reference import gradient_probes, reference, reference_key, route, sum_experts
 
 __all__ = ["LoadedFfn", "load", "prepare", "reference", "reference_key", "route", "sum_experts"]
@@ -38,26 +39,33 @@ class LoadedFfn:
 
     def bind(self, case: Case) -> Bound:
         """Make a regime callable."""
-        device = self.context.device
+        device = devices.of(self.context.device)
         tokens = _tokens(case, self.context)
         taken = self._inputs(case, tokens)
+        details: dict[str, Any] = {}
         step = self._training(case) if case.regime == "training" else _forward
         layers, rotation = self.layers, len(taken)
         if case.variant == "moe-compiled":
             self.artefacts += (self._compiled(case, taken[0]),)
+        if case.variant == "moe-triton" and device is not None:
+            details |= self._planned(case, tokens)
 
-        def call(index: int) -> object:
+        def plain(index: int) -> object:
             index %= rotation
             return step(layers[index % len(layers)], taken[index])
 
+        call: Callable[[int], object] = plain
+        if device is not None:
+            call, details["launch"] = _launched(device, case, layers[0], plain, rotation)
         return Bound(
             call=call,
             output=lambda index: self._output(case, call, index % rotation, taken),
             rotation=rotation,
             own_definition=self._definition(case, taken) if moe_packed.is_packed(case.params) else None,
-            synchronize=torch.cuda.synchronize if device == "cuda" else _nothing,
+            synchronize=device.synchronize if device is not None else _nothing,
+            device=device,
             facts={"weight_bytes": self._weight_bytes()} | self._shares(case, taken),
-            details=self._details(case, taken),
+            details=self._details(case, taken) | details,
         )
 
     def _definition(self, case: Case, taken: Sequence[Inputs]) -> Callable[[int], Arrays]:
@@ -101,6 +109,14 @@ class LoadedFfn:
         made: Artefact = _compiled_ffn().build(_ffn(self.layers[0]), x_TD, self.context.cache_dir, case.params)
         return made
 
+    def _planned(self, case: Case, tokens: torch.Tensor) -> dict[str, Any]:
+        """Have every copy use the quickest plan of the own GPU kernels; for the record, which."""
+        plan, artefact = _planned(_ffn(self.layers[0]), tokens, self.context)
+        for layer in self.layers:
+            _ffn(layer).plans[case.params["tokens"] * (case.params["top_k"] + case.params["n_shared"])] = plan
+        self.artefacts += (artefact,)
+        return {"plan": str(plan)}
+
     def _output(self, case: Case, call: Callable[[int], Any], index: int, taken: Sequence[Inputs]) -> Arrays:
         """What the call gives; of a block also what it adds to its input, which would hide errors of the FFN."""
         y_TD = call(index)
@@ -122,7 +138,8 @@ class LoadedFfn:
         )
 
     def _details(self, case: Case, taken: Sequence[Inputs]) -> dict[str, Any]:
-        details: dict[str, Any] = {"implementation": self.layers[0].implementation}
+        where = drawn.where_drawn(self.context.device)
+        details: dict[str, Any] = {"implementation": self.layers[0].implementation, "weights_drawn": where}
         if moe_block.is_block(case.params):
             details["attention"] = decoder_block.kernel(case.params, case.regime, self.context.device)
         if not case.params["d_ff"]:
@@ -150,7 +167,7 @@ class LoadedFfn:
         if inputs.has_capacity(case.params):
             dropped = self._load(case, taken)["dropped_share"]
             found["dropped_share"] = _share(sum(dropped) / len(dropped), "routed copies beyond the experts' capacity")
-        if case.variant in spec.NATIVE and not moe_packed.is_packed(case.params):
+        if case.variant in (*spec.NATIVE, "moe-triton") and not moe_packed.is_packed(case.params):
             padding = _padding_share(self.layers[0], taken[0])
             found["padding_share"] = _share(padding, "lanes computed for no token")
         return found
@@ -176,6 +193,10 @@ def prepare(arm: Arm, context: Context) -> None:
         layer = _feed_forward(case.variant, case.params, context, 0)
         for item in arm.cases:
             compiled_ffn.build(layer, _tokens(item, context)[0], context.cache_dir, item.params)
+    if case.variant == "moe-triton" and context.device != "cpu":
+        layer = _feed_forward(case.variant, case.params, context, 0)
+        for item in arm.cases:
+            _planned(layer, _tokens(item, context), context)
 
 
 def load(arm: Arm, context: Context) -> LoadedFfn:
@@ -183,6 +204,24 @@ def load(arm: Arm, context: Context) -> LoadedFfn:
     if arm.cases[0].variant == "moe-compiled":
         _compiled_ffn().set_up(context.cache_dir)
     return LoadedFfn(arm, context)
+
+
+def _planned(layer: Any, tokens: torch.Tensor, context: Context) -> tuple[Any, Artefact]:
+    """The plan of the own GPU kernels for a case's batches, tried or remembered."""
+    from frugalbench.workloads.layers import triton_ffn
+
+    return triton_ffn.tuned(layer, list(tokens), context.cache_dir)
+
+
+def _launched(
+    device: devices.Device, case: Case, layer: Any, call: Callable[[int], object], rotation: int
+) -> tuple[Callable[[int], object], str]:
+    """The call as it is launched, and how: recorded once where the case asks for it and the layer never waits."""
+    if case.params.get("launch") != "graph":
+        return call, "eager"
+    if reason := _ffn(layer).host_waits:
+        return call, f"eager: {reason}"
+    return device.captured(call, rotation)
 
 
 def _layer(variant: str, params: dict[str, Any], context: Context, copy: int) -> Any:
@@ -196,11 +235,11 @@ def _feed_forward(variant: str, params: dict[str, Any], context: Context, copy: 
     if variant in spec.LLAMA:
         return _llama(params, context, copy)
     if params["d_ff"]:
-        weights = _tensors(spec.dense_weights(context.seed, params, copy), context, _held(params))
+        weights = drawn.weights(context.seed, params, copy, context.device, _held(params))
         if moe_packed.is_packed(params):
             return _packed().PackedDense(weights, params)
         return _native().NativeDense(weights) if variant in spec.NATIVE else ffn.Dense(weights)
-    weights = _tensors(spec.expert_weights(context.seed, params, copy), context, _held(params))
+    weights = drawn.weights(context.seed, params, copy, context.device, _held(params))
     weights |= _tensors({"router": moe_block.router(context.seed, params, copy)}, context, _held(params))
     if moe_packed.is_packed(params):
         return _packed().PackedMoe(weights, params)

@@ -34,7 +34,14 @@ def reference_key(case: Case) -> str:
 
 
 def reference(case: Case, context: Context) -> Arrays:
-    """Float64 answers, leading axis = rotation. Those of one copy are computed together: its weights are drawn once."""
+    """Float64 answers, leading axis = rotation. Those of one copy are computed together: its weights are drawn once.
+
+    Beside the processor they are computed where the weights are (:mod:`~frugalbench.workloads.moe_device_reference`).
+    """
+    if context.device != "cpu":
+        from frugalbench.workloads import moe_device_reference
+
+        return moe_device_reference.reference(case, context)
     params, rotation = case.params, spec.rotation(case.params, case.regime)
     batches = spec.token_batches(context.seed, params, case.regime).astype(np.float64)
     rows: dict[int, Arrays] = {}
@@ -58,8 +65,8 @@ def _answers(case: Case, seed: int, copy: int, positions: range, batches: np.nda
     weights, cached = _double_weights(params, seed, copy), case.regime in moe_block.CACHED
     attended_TD = []
     for position, x_TD in zip(positions, inputs_TD, strict=True):
-        past = _past(params, seed, position) if cached else None
-        attended_TD.append(attended(normalised(x_TD, weights["attention_norm"]), weights, params, past))
+        behind = past(params, seed, position) if cached else None
+        attended_TD.append(attended(normalised(x_TD, weights["attention_norm"]), weights, params, behind))
     middle_TD = [x_TD + a_TD for x_TD, a_TD in zip(inputs_TD, attended_TD, strict=True)]
     ffn_TD = _ffn(params, seed, [normalised(x_TD, weights["ffn_norm"]) for x_TD in middle_TD], copy)
     added_TD = [a_TD + y_TD for a_TD, y_TD in zip(attended_TD, ffn_TD, strict=True)]
@@ -77,7 +84,7 @@ def _ffn(params: dict[str, Any], seed: int, batches_TD: list[np.ndarray], copy: 
     return np.split(y_SD, len(batches_TD))
 
 
-def _past(params: dict[str, Any], seed: int, index: int) -> list[np.ndarray]:
+def past(params: dict[str, Any], seed: int, index: int) -> list[np.ndarray]:
     """Float64 caches of the sequences at one position of the rotation, 2 x G x P x C each."""
     tokens = params["tokens"]
     first = index % (params["sequences"] // tokens) * tokens
@@ -183,18 +190,23 @@ def _dense_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch
     return y_TD
 
 
-def _mixture_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor], params: dict[str, Any]) -> torch.Tensor:
-    """Every expert on every token, mixed by a T x E matrix that is zero where a token does not go."""
-    logits_TE = x_TD @ weights["router"].T
+def mixing_double(x_TD: torch.Tensor, router_ED: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
+    """:func:`route` in torch, on any device, as autograd can follow it."""
+    logits_TE = x_TD @ router_ED.T
     kept = torch.zeros_like(logits_TE).scatter(1, logits_TE.topk(params["top_k"]).indices, 1.0)
     scores_TE = torch.sigmoid(logits_TE) if params["gate"] == "sigmoid" else torch.softmax(logits_TE, dim=1)
     mixing_TE = scores_TE * kept
     if params["normalise"]:
         mixing_TE = mixing_TE / mixing_TE.sum(dim=1, keepdim=True)
     if inputs.has_capacity(params):
-        ranked_TK = logits_TE.detach().topk(params["top_k"]).indices.numpy()
-        mixing_TE = mixing_TE * torch.from_numpy(_served(ranked_TK, params))
-    mixing_TE = torch.cat([mixing_TE * params["routed_scale"], mixing_TE.new_ones(len(x_TD), params["n_shared"])], 1)
+        ranked_TK = logits_TE.detach().topk(params["top_k"]).indices.cpu().numpy()
+        mixing_TE = mixing_TE * torch.from_numpy(_served(ranked_TK, params)).to(x_TD.device)
+    return torch.cat([mixing_TE * params["routed_scale"], mixing_TE.new_ones(len(x_TD), params["n_shared"])], 1)
+
+
+def _mixture_double(x_TD: torch.Tensor, weights: dict[str, torch.Tensor], params: dict[str, Any]) -> torch.Tensor:
+    """Every expert on every token, mixed by a T x E matrix that is zero where a token does not go."""
+    mixing_TE = mixing_double(x_TD, weights["router"], params)
     width = weights["down"].shape[2]
     both_TEF = torch.einsum("td,efd->tef", x_TD, weights["gate_up"])
     gate_TEF, up_TEF = both_TEF[..., :width], both_TEF[..., width:]

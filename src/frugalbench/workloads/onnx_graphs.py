@@ -21,6 +21,7 @@ from frugalbench.specs.graph_tolerance import SOURCE
 from frugalbench.specs.onnx_model import BY_PROVIDER
 from frugalbench.workloads.base import Arrays, Bound, Context, SilentFallback
 from frugalbench.workloads.layers.graph_export import made_file
+from frugalbench.workloads.layers.launching import device_of, launched, wanted
 from frugalbench.workloads.onnx_safety import check_model
 
 _CANNOT_LOAD = re.compile(r"cannot (load|read|import|parse|compile|convert)|failed to (load|compile|import)", re.I)
@@ -46,7 +47,7 @@ def load(arm: Arm, context: Context) -> "LoadedGraph":
     device = BY_PROVIDER.get(arm.cases[0].variant, context.device)
     options = Options(
         threads=context.threads, device=device, cache_dir=context.cache_dir, key=content_key(_content(params)),
-        inputs=tuple(first), outputs=tuple(params["outputs"]),
+        inputs=tuple(first), outputs=tuple(params["outputs"]), launch=wanted(params),
     )  # fmt: skip
     model, made, facts = _model(params, runtime.TAKES, context)
     try:
@@ -102,13 +103,11 @@ class LoadedGraph:
         """Inputs in the runtime's form; one call is one run of the graph."""
         runnable, rotation = self.runnable, len(self.feeds[case.id])
         prepared = [runnable.prepare(feed) for feed in self.feeds[case.id]]
-
-        def call(index: int) -> object:
-            return runnable.run(prepared[index % rotation])
+        call, how = launched(runnable, prepared, case)
 
         def output(index: int) -> Arrays:
             try:
-                outputs = runnable.run(prepared[index % rotation])
+                outputs = call(index)
                 runnable.synchronize()
                 return runnable.fetch(outputs)
             except Exception as problem:
@@ -120,11 +119,12 @@ class LoadedGraph:
             output=output,
             rotation=rotation,
             synchronize=runnable.synchronize,
+            device=device_of(case),
             against=case.params.get("reference", "the float64 answer of the torch module"),
             own_definition=(lambda index: self.exact.run(self.feeds[case.id][index])) if quantised else None,
             agreement=True,
             facts=self._facts(case),
-            details=self._details(),
+            details={**self._details(), **how},
         )
 
     @cached_property

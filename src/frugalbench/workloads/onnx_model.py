@@ -14,6 +14,7 @@ from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
 from frugalbench.specs.onnx_model import BY_PROVIDER
 from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers import attention, text
+from frugalbench.workloads.layers.launching import device_of, launched, wanted
 from frugalbench.workloads.layers.onnx_export import (
     BLOCK,
     INPUTS,
@@ -43,6 +44,7 @@ def load(arm: Arm, context: Context) -> "LoadedModel":
         key=key,
         inputs=INPUTS[params["model"]],
         outputs=OUTPUTS[params["model"]],
+        launch=wanted(params),
     )
     made: tuple[Artefact, ...] = ()
     facts: dict[str, Any] = {}
@@ -74,12 +76,10 @@ class LoadedModel:
         """Inputs in the runtime's form; one call is one forward pass of the whole batch."""
         runnable, rotation = self.runnable, len(self.feeds[case.id])
         prepared = [runnable.prepare(feed) for feed in self.feeds[case.id]]
-
-        def call(index: int) -> object:
-            return runnable.run(prepared[index % rotation])
+        call, how = launched(runnable, prepared, case)
 
         def output(index: int) -> Arrays:
-            outputs = runnable.run(prepared[index % rotation])
+            outputs = call(index)
             runnable.synchronize()
             return with_nearest(runnable.fetch(outputs))
 
@@ -88,10 +88,12 @@ class LoadedModel:
             output=output,
             rotation=rotation,
             synchronize=runnable.synchronize,
+            device=device_of(case),
             facts=_facts(runnable, self.artefacts),
             details={
                 **self.details,
                 **_details(runnable, self.details),
+                **how,
                 "input": _describe(case.params, self.feeds[case.id]),
             },
         )
@@ -147,13 +149,14 @@ def with_nearest(outputs: Arrays) -> Arrays:
 
 
 def inputs(params: dict[str, Any], context: Context) -> list[Arrays]:
-    """The rotation's inputs, the same for every arm and process: ``x`` fp32 (B, S, D), or ids and mask int64 (B, S)."""
+    """The rotation's inputs, the same for every arm and process: ``x`` (B, S, D), or ids and mask int64 (B, S)."""
     sizes = (params["rotation"], params["batch"], params["seq"])
     if params["model"] != BLOCK:
         return text.token_batches(attention.minilm_folder(), *sizes, context.seed, context.cache_dir / "onnx_model")
     random = np.random.default_rng([context.seed, *sizes])
     shape = (params["batch"], params["seq"], params["d_model"])
-    return [{"x": random.standard_normal(shape, dtype=np.float32)} for _ in range(params["rotation"])]
+    drawn = (random.standard_normal(shape, dtype=np.float32) for _ in range(params["rotation"]))
+    return [{"x": x.astype(params.get("dtype", "float32"))} for x in drawn]
 
 
 def reference(case: Case, context: Context) -> Arrays:

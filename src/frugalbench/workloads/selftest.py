@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from frugalbench.schema import Arm, Case
+from frugalbench.specs.base import SIMULATED
 from frugalbench.specs.machine_peaks import MIB
 from frugalbench.specs.selftest import ELEMENTS
-from frugalbench.workloads import device, machine_peaks
+from frugalbench.workloads import device, machine_peaks, selftest_simulated
 from frugalbench.workloads.base import Arrays, Bound, Context
+from frugalbench.workloads.selftest_simulated import SimulatedArm
 
 FACTORS = 8
 """Distinct right-hand matrices, used in turn."""
@@ -40,14 +42,18 @@ class SelfTestArm:
         """Nothing to release."""
 
 
-def load(arm: Arm, context: Context) -> SelfTestArm:
+def load(arm: Arm, context: Context) -> "SelfTestArm | SimulatedArm":
     """Allocate and fill the arm's data."""
+    if context.device == SIMULATED:
+        return SimulatedArm(arm.cases[0])
     return SelfTestArm(arm, context)
 
 
 def reference(case: Case, _context: Context) -> Arrays:
     """The answer in float64 or exact integers, from the parameters alone; leading axis 1."""
     params = case.params
+    if case.device == SIMULATED:
+        return selftest_simulated.reference(case)
     if case.regime == "compute-bound":
         left, rights = (array.astype(np.float64) for array in _matrices(params))
         counts = np.bincount(np.arange(params["units"]) % FACTORS, minlength=FACTORS)
@@ -59,7 +65,9 @@ def reference(case: Case, _context: Context) -> Arrays:
 
 def reference_key(case: Case) -> str:
     """Kind, units and seed decide the answer."""
-    return f"{case.workload}:{case.regime}:{case.params['units']}:{case.params['seed']}:{case.params['matrix']}"
+    params = case.params
+    simulated = ":simulated" if case.device == SIMULATED else ""
+    return f"{case.workload}:{case.regime}:{params['units']}:{params['seed']}:{params['matrix']}{simulated}"
 
 
 def _matrices(params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row, measured_peaks, ro
 from frugalbench.analysis.statistics import latest
 from frugalbench.analysis.submission.turns import Finding, name
 from frugalbench.paths import data
-from frugalbench.schema import Reading, Record, Role, Status, Tier
+from frugalbench.schema import Reading, Record, Role, Sample, Status, Tier
 from frugalbench.units import si
 
 OVER_ROOF = 2.0
@@ -20,6 +20,10 @@ CACHE_MULTIPLE = 2
 UNKNOWN_CACHE_BYTES = 32 * 2**20
 MOST_CLOCK_HZ, LEAST_CLOCK_HZ = 6.5e9, 1e8
 """Of any processor sold: the fastest reach 6.2 GHz."""
+MOST_GPU_CLOCK_HZ = 4e9
+"""Of a board whose own limit the manifest does not tell."""
+MOST_AHEAD, MOST_AHEAD_S = 1.02, 20e-6
+"""A device computes within the host's window; the worker refuses half of this share."""
 FLOP_PER_CYCLE = {"avx512f": 64, "sve": 64, "": 32}
 """Most single-precision operations of a core per cycle: two fused multiply-adds on the widest vectors it has."""
 OP_PER_CYCLE = {"amx_int8": 4096, "avx512f": 256, "sve": 256, "avx_vnni": 256, "": 128}
@@ -73,6 +77,10 @@ class _Host:
         self.cache_bytes = float(cache_bytes) if isinstance(cache_bytes, int | float) else float(UNKNOWN_CACHE_BYTES)
         gpus = machine.get("gpus")
         self.gpus = [str(item) for item in gpus] if isinstance(gpus, list) else []
+        boards = machine.get("gpu_boards")
+        board = boards[0] if isinstance(boards, list) and boards and isinstance(boards[0], dict) else {}
+        told_hz = board.get("most_clock_hz")
+        self.gpu_clock_hz = float(told_hz) if isinstance(told_hz, int | float) and told_hz > 0 else MOST_GPU_CLOCK_HZ
         self.processor = _device(str(machine.get("cpu_model", "")))
         self.card = _device(self.gpus[0]) if self.gpus else {}
 
@@ -115,6 +123,8 @@ def _card_limit(host: _Host, peak: str) -> float | None:
         "fp32_flop_per_s": ("tf32_dense_flop_per_s", "fp32_dense_flop_per_s"),
         "bf16_flop_per_s": ("bf16_dense_flop_per_s",),
         "fp16_flop_per_s": ("bf16_dense_flop_per_s",),
+        "fp8_flop_per_s": ("fp8_dense_flop_per_s",),
+        "tf32_flop_per_s": ("tf32_dense_flop_per_s",),
         "int8_op_per_s": ("int8_dense_op_per_s", "fp8_dense_flop_per_s"),
         "read_bytes_per_s": ("memory_bytes_per_s",),
         "copy_bytes_per_s": ("memory_bytes_per_s",),
@@ -138,9 +148,11 @@ def _over(row: Row, host: _Host) -> Iterator[str]:
 
 
 def clocks(run: Run) -> Iterator[Finding]:
-    """Clock and temperature of the processor."""
+    """Clocks and temperatures of the processor and of the GPU, and the two clocks of a window against each other."""
     host = _Host(run)
     for record in run.records:
+        found = (reason for sample in record.samples if (reason := _gpu_fault(sample, host)))
+        yield from ((name(record), reason) for reason in list(found)[:1])
         for sample in record.samples:
             clock_hz, heat_c = sample.environment.clock_hz, sample.environment.temperature_c
             if clock_hz is not None and not LEAST_CLOCK_HZ <= clock_hz <= host.clock_hz:
@@ -152,6 +164,18 @@ def clocks(run: Run) -> Iterator[Finding]:
             if heat_c is not None and not -30 <= heat_c <= 125:
                 yield name(record), f"a processor at {heat_c:.3g} °C"
                 break
+
+
+def _gpu_fault(sample: Sample, host: _Host) -> str | None:
+    """What no board does: run faster than its own clock, glow, compute longer than the window lasted."""
+    clock_hz, heat_c = sample.environment.gpu_clock_hz, sample.environment.gpu_temperature_c
+    if clock_hz is not None and not 0 < clock_hz <= host.gpu_clock_hz:
+        return f"a GPU clock of {clock_hz / 1e9:.3g} GHz; that board runs up to {host.gpu_clock_hz / 1e9:.3g}"
+    if heat_c is not None and not -30 <= heat_c <= 125:
+        return f"a GPU at {heat_c:.3g} °C"
+    if sample.device_s is not None and not 0 <= sample.device_s <= MOST_AHEAD * sample.time_s + MOST_AHEAD_S:
+        return f"{sample.device_s:.3g} s of the device in a call of {sample.time_s:.3g} s"
+    return None
 
 
 def joules(run: Run) -> Iterator[Finding]:

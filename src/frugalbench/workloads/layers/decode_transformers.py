@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from frugalbench.schema import Artefact, Case
+from frugalbench.specs.decoder_shape import DecoderShape
 from frugalbench.workloads.base import Context
 from frugalbench.workloads.layers.decode_reference import Quantised
 from frugalbench.workloads.layers.decode_weights import Tokens, Weights
@@ -18,7 +19,7 @@ from frugalbench.workloads.layers.quant_stored import Stored, dense_stored, int8
 
 _HOME = {"q": "self_attn", "k": "self_attn", "v": "self_attn", "o": "self_attn"}
 """Where a matrix hangs in a layer; those of the feed-forward network in ``mlp``."""
-_GAIN_NAMES = {"norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+GAIN_NAMES = {"norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 _BFLOAT16_ROUNDOFF = 2.0**-8
 
 
@@ -36,7 +37,7 @@ class TransformersModel:
         p = case.params
         self._weights, self._scheme = weights, p["scheme"]
         self.lossy = self._scheme != "float32"
-        self.module = _empty(p, weights)
+        self.module = empty(p, weights.shape)
         _fill(self.module, weights, torch.bfloat16 if self._scheme == "bfloat16" else torch.float32, self._dynamic)
         self._text = _ids(tokens.context)
         self._following = [_ids(tokens.following[i : i + 1]) for i in range(len(tokens.following))]
@@ -105,12 +106,11 @@ def _ids(tokens: np.ndarray) -> Any:
     return torch.from_numpy(tokens.astype(np.int64))[None]
 
 
-def _empty(p: dict[str, Any], weights: Weights) -> Any:
+def empty(p: dict[str, Any], shape: DecoderShape) -> Any:
     """The module without memory for its weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    shape = weights.shape
     config = LlamaConfig(
         vocab_size=shape.vocabulary, hidden_size=shape.d_model, intermediate_size=shape.d_ff,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
@@ -128,8 +128,8 @@ def _fill(module: Any, weights: Weights, dtype: Any, dynamic: bool) -> None:
     """Weights layer by layer; where they are quantised, a layer's float weights are gone before the next one's come."""
     for number, layer in enumerate(module.model.layers):
         for name in weights.shape.matrices():
-            _set(_linear(layer, name), weights.matrix(number, name), dtype)
-        for name, theirs in _GAIN_NAMES.items():
+            _set(linear_of(layer, name), weights.matrix(number, name), dtype)
+        for name, theirs in GAIN_NAMES.items():
             _set(getattr(layer, theirs), weights.gain(number, name), dtype)
         if dynamic:
             _quantise(layer)
@@ -140,7 +140,8 @@ def _fill(module: Any, weights: Weights, dtype: Any, dynamic: bool) -> None:
         _quantise(module)
 
 
-def _linear(layer: Any, name: str) -> Any:
+def linear_of(layer: Any, name: str) -> Any:
+    """Matrix ``name`` of a layer as a module."""
     return getattr(getattr(layer, _HOME.get(name, "mlp")), f"{name}_proj")
 
 
@@ -174,7 +175,7 @@ class TransformersHeld(Quantised):
 
     def gain(self, layer: int, name: str) -> np.ndarray:
         """In the module's own precision, as float64."""
-        return _wide(getattr(self._module.model.layers[layer], _GAIN_NAMES[name]).weight)
+        return _wide(getattr(self._module.model.layers[layer], GAIN_NAMES[name]).weight)
 
     def last_gain(self) -> np.ndarray:
         """In the module's own precision, as float64."""
@@ -182,7 +183,7 @@ class TransformersHeld(Quantised):
 
     def stored(self, layer: int, name: str) -> Stored:
         """Codes, or values in the module's own precision."""
-        return _stored(_linear(self._module.model.layers[layer], name), 1.0)
+        return _stored(linear_of(self._module.model.layers[layer], name), 1.0)
 
     def stored_table(self) -> Stored:
         """Those of the head."""

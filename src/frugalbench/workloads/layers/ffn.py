@@ -18,6 +18,8 @@ class Layer:
     """Weights as leaf tensors that can take gradients."""
 
     implementation = ""
+    host_waits = ""
+    """Why the processor waits for a GPU inside a call, which then cannot be recorded; empty where it does not."""
     last: Any = None
     """Input and output of the latest training step."""
 
@@ -66,6 +68,8 @@ class Mixture(Layer):
         self.normalise, self.routed_scale = params["normalise"], params["routed_scale"]
         self.experts, self.n_shared = params["experts"], params["n_shared"]
         self.capacity_factor = float(params.get("capacity_factor", 0.0))
+        if self.capacity_factor:
+            self.host_waits = "the host waits for the number of copies that an expert has room for"
 
     def __call__(self, x_TD: torch.Tensor) -> torch.Tensor:
         if self.capacity_factor:
@@ -154,6 +158,7 @@ class LoopMoe(Mixture):
     """One expert after the other, each on the tokens that chose it."""
 
     implementation = "torch: a loop over all experts, tokens found and added back one expert at a time"
+    host_waits = "the host waits for each expert's tokens"
 
     def mix(self, x_TD: torch.Tensor, expert_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         # unbind, not indexing: its backward stacks the expert gradients once instead of adding E full tensors
@@ -203,6 +208,7 @@ class SortedMoe(_Sorted):
     """One product per contiguous segment."""
 
     implementation = "torch: sorted contiguous segments, one product per expert hit"
+    host_waits = "the host waits for the lengths of the segments"
 
     def multiply(self, x_SD: torch.Tensor, expert_S: torch.Tensor) -> torch.Tensor:
         gate_up, down = self.weights["gate_up"].unbind(), self.weights["down"].unbind()
@@ -219,8 +225,8 @@ class GroupedMoe(_Sorted):
     implementation = "torch: sorted copies, torch.nn.functional.grouped_mm"
 
     def multiply(self, x_SD: torch.Tensor, expert_S: torch.Tensor) -> torch.Tensor:
-        counts = torch.bincount(expert_S, minlength=len(self.weights["gate_up"]))
-        ends = counts.cumsum(0).to(torch.int32)
+        every = torch.arange(len(self.weights["gate_up"]), dtype=expert_S.dtype, device=expert_S.device)
+        ends = torch.searchsorted(expert_S, every, right=True).to(torch.int32)  # bincount would wait for a GPU
         both_SF = functional.grouped_mm(x_SD, self.weights["gate_up"].transpose(1, 2), offs=ends)
         gate_SF, up_SF = both_SF.chunk(2, dim=-1)
         hidden_SF = functional.silu(gate_SF) * up_SF

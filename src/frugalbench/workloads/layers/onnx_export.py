@@ -29,9 +29,10 @@ _EXPORTERS = ("torch", "onnx", "onnxscript", "transformers")
 
 
 def module(params: dict[str, Any]) -> Any:
-    """The model as a ``torch.nn.Module`` in fp32."""
+    """The model as a ``torch.nn.Module`` in fp32; the block also in float16, where the parameters say so."""
     if params["model"] == BLOCK:
-        return attention.block(weights(params), params["heads"])
+        block = attention.block(weights(params), params["heads"])
+        return block.half() if params.get("dtype") == "float16" else block
     return attention.minilm(attention.minilm_folder())
 
 
@@ -42,7 +43,7 @@ def weights(params: dict[str, Any]) -> attention.Arrays:
 
 def model_key(params: dict[str, Any]) -> str:
     """Names everything that an exported file depends on: weights, sizes, opset, this code, the exporters' versions."""
-    shared = {key: value for key, value in params.items() if key not in ("batch", "rotation")}
+    shared = {key: value for key, value in params.items() if key not in ("batch", "rotation", "launch")}
     stored = "seeded" if params["model"] == BLOCK else _file_hash(attention.minilm_folder() / "model.safetensors")
     code = [_file_hash(Path(source)) for source in (str(attention.__file__), __file__)]
     return content_key(
@@ -117,7 +118,8 @@ def _example(params: dict[str, Any]) -> tuple[Any, ...]:
     import torch
 
     if params["model"] == BLOCK:
-        return (torch.ones(2, params["seq"], params["d_model"]),)
+        dtype = getattr(torch, params.get("dtype", "float32"))
+        return (torch.ones(2, params["seq"], params["d_model"], dtype=dtype),)
     mask = torch.ones(2, params["seq"], dtype=torch.int64)
     mask[1, params["seq"] // 2 :] = 0
     return torch.ones_like(mask), mask

@@ -23,6 +23,8 @@ class TransformersMoe(Mixture):
         self.whole = self.gate == "softmax" and self.normalise and self.routed_scale == 1.0 and not self.n_shared
         what = "Qwen3MoeSparseMoeBlock" if self.whole else "Qwen3MoeExperts behind torch routing"
         self.implementation = f"transformers: {what}, experts implementation {chosen!r}"
+        if chosen == "eager":
+            self.host_waits = "the host waits for each expert's tokens"
         self.weights = {
             "gate_up": block.experts.gate_up_proj,
             "down": block.experts.down_proj,
