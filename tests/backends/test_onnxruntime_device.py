@@ -226,7 +226,7 @@ def test_conformance_asks_for_fp32_too(monkeypatch):
     runtime = SimpleNamespace(
         __version__="1", get_available_providers=lambda: order.append("asked") or [CUDA],
         SessionOptions=lambda: SimpleNamespace(add_session_config_entry=lambda *_: None),
-        InferenceSession=lambda _model, _settings, providers, enable_fallback: asked.append((providers, enable_fallback)),
+        InferenceSession=lambda _model, _settings, **how: asked.append((how["providers"], how["enable_fallback"])),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     monkeypatch.setattr(onnxruntime_device, "preload", lambda: order.append("libraries"))
