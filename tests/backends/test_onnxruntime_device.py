@@ -217,3 +217,19 @@ def test_the_binding_calls_exist_in_the_installed_build(tmp_path):
     session.run_with_iobinding(binding, settings)
     assert binding.get_outputs()[0].data_ptr() == value.data_ptr()
     assert (binding.copy_outputs_to_cpu()[0] == np.eye(4)).all()
+
+
+def test_conformance_asks_for_fp32_too(monkeypatch):
+    from frugalbench.backends import case_runners
+
+    asked, order = [], []
+    runtime = SimpleNamespace(
+        __version__="1", get_available_providers=lambda: order.append("asked") or [CUDA],
+        SessionOptions=lambda: SimpleNamespace(add_session_config_entry=lambda *_: None),
+        InferenceSession=lambda _model, _settings, **how: asked.append((how["providers"], how["enable_fallback"])),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    monkeypatch.setattr(onnxruntime_device, "preload", lambda: order.append("libraries"))
+    case_runners.case_runner("onnxruntime", "cuda")._session(b"")
+    assert asked == [([(CUDA, {"use_tf32": "0"})], 0)]
+    assert order == ["libraries", "asked"]

@@ -109,3 +109,12 @@ def _cases() -> tuple[Case, ...]:
     view: Any = SimpleNamespace(logical_cores=2, last_level_cache_bytes=1, installed=lambda _: "1")
     settings = Settings(spec.WORKLOAD, "cpu", 2, 1, own)
     return spec.split_cases(spec.split_layer(settings, view, {**spec.DEFAULTS, **own}), "own", "cpu")
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(ep.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ep.torch.cuda, "device_count", lambda: 1)
+    assert ep.main([]) == 2
+    assert "2 ranks on a machine need a GPU each; this one has 1; or --device cpu" in capsys.readouterr().err

@@ -104,3 +104,48 @@ def test_flop_formula_against_a_counter(tmp_path):
 def test_sizes_that_no_model_can_have_are_refused(options, message):
     with pytest.raises(FrugalbenchError, match=message):
         arms(**options)
+
+
+class Queue:
+    """A device whose clock the host must not read while work is under way."""
+
+    waits = 0
+
+    def synchronize(self):
+        Queue.waits += 1
+
+
+def test_training_on_a_device_is_waited_for_warm_and_alone(tmp_path, monkeypatch):
+    from frugalbench.backends.base import locked
+    from frugalbench.workloads import device, lm_quality
+    from frugalbench.workloads.base import Context
+
+    events = []
+    monkeypatch.setattr(device, "of", lambda _name: Queue())
+    monkeypatch.setattr(Queue, "waits", 0)
+    monkeypatch.setattr(lm_quality.time, "perf_counter", lambda: float(events.append(Queue.waits) or len(events)))
+    held = []
+
+    def noted(path):
+        held.append(path)
+        return locked(path)
+
+    monkeypatch.setattr(lm_quality, "locked", noted)
+    steps = []
+    right = lm_quality.LoadedModel._gradients
+    monkeypatch.setattr(lm_quality.LoadedModel, "_gradients", lambda self, batch: steps.append(1) or right(self, batch))
+    model = lm_quality.load(arms()["moe"], Context(7, 2, "cpu", tmp_path, tmp_path, replicate=1))
+    assert events == list(range(1, 2 * OPTIONS["steps"] + 1)), "a wait before each look at the clock"
+    assert len(steps) == OPTIONS["steps"] + 1
+    assert held == [tmp_path / "lm_quality.lock"]
+    assert isinstance(model.bind(arms()["moe"].cases[0]).device, Queue)
+
+
+def test_the_share_of_copies_is_that_of_counting():
+    from frugalbench.workloads import lm_quality
+
+    torch.manual_seed(0)
+    x, router = torch.randn(64, 16), torch.randn(8, 16)
+    odds = (x @ router.T).softmax(-1)
+    share = torch.bincount(odds.topk(2).indices.flatten(), minlength=8) / 128
+    assert torch.allclose(lm_quality._balance(x, router, 2), 8 * (share * odds.mean(0)).sum())

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from frugalbench.backends import onnxruntime_device
 from frugalbench.providers import BUILDS, PROVIDERS
 from frugalbench.schema import FrugalbenchError
 
@@ -79,6 +80,8 @@ class _OnnxRuntime:
     )
 
     def __init__(self, device: str):
+        if PROVIDERS[device].device == "cuda":
+            onnxruntime_device.preload()
         import onnxruntime
 
         self.runtime, self.device, self.provider = onnxruntime, device, PROVIDERS[device].provider
@@ -110,7 +113,8 @@ class _OnnxRuntime:
         settings.intra_op_num_threads = settings.inter_op_num_threads = 1
         if self.device != "cpu":
             settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        return self.runtime.InferenceSession(model, settings, providers=[self.provider], enable_fallback=0)
+        given = {key: value.format(threads=1) for key, value in PROVIDERS[self.device].options.items()}
+        return self.runtime.InferenceSession(model, settings, providers=[(self.provider, given)], enable_fallback=0)
 
     @staticmethod
     def _run_arrays(session: Any, inputs: dict[str, Any]) -> list[Any]:

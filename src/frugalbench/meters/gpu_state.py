@@ -153,16 +153,6 @@ def plain() -> list[dict[str, Any]]:
     return [asdict(board) for board in boards_now()]
 
 
-def memory_byte_per_s(driver: Any, number: int) -> float | None:
-    """Most that the memory of board ``number`` delivers: its largest clock, two transfers a cycle, the bus's width.
-
-    By this an H100 SXM has 3.35 TB/s (2619 MHz, 5120 bit), an A100 40GB 1.56 TB/s, as their data sheets say.
-    """
-    clock_hz = _hertz(_asked(driver, number, "nvmlDeviceGetMaxClockInfo", _MEMORY_CLOCK))
-    bits = _asked(driver, number, "nvmlDeviceGetMemoryBusWidth")
-    return None if clock_hz is None or not bits else 2 * clock_hz * bits / 8
-
-
 def near_cores(device: str, usable: frozenset[int]) -> frozenset[int]:
     """Those of the ``usable`` cores that are closest to a CUDA device; all of them where the driver does not tell."""
     look = bound_to_board(device, _affinity)
@@ -173,6 +163,16 @@ def _affinity(driver: Any, number: int) -> frozenset[int]:
     """Cores of the memory node that board ``number`` hangs on (``nvmlDeviceGetCpuAffinity``: words of a bit mask)."""
     words = driver.nvmlDeviceGetCpuAffinity(driver.nvmlDeviceGetHandleByIndex(number), _AFFINITY_WORDS)
     return frozenset(64 * place + bit for place, word in enumerate(words) for bit in range(64) if int(word) >> bit & 1)
+
+
+def memory_byte_per_s(driver: Any, number: int) -> float | None:
+    """Most that the memory of board ``number`` delivers: its largest clock, two transfers a cycle, the bus's width.
+
+    By this an H100 SXM has 3.35 TB/s (2619 MHz, 5120 bit), an A100 40GB 1.56 TB/s, as their data sheets say.
+    """
+    clock_hz = _hertz(_asked(driver, number, "nvmlDeviceGetMaxClockInfo", _MEMORY_CLOCK))
+    bits = _asked(driver, number, "nvmlDeviceGetMemoryBusWidth")
+    return None if clock_hz is None or not bits else 2 * clock_hz * bits / 8
 
 
 def pulse_of(device: str) -> Callable[[], Pulse | None] | None:

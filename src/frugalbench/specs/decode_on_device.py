@@ -11,7 +11,7 @@ int4     NK/2 codes, and a scale and an offset in bfloat16 per 128 weights (``to
 ======== =================================================================================================
 """
 
-from frugalbench.specs.decode_formats import GROWTH, MEASURED_LAYERS, DecodeFormat
+from frugalbench.specs.decode_formats import DecodeFormat
 from frugalbench.specs.decoder_shape import DecoderShape
 from frugalbench.specs.quant_formats import Library
 
@@ -60,37 +60,33 @@ def _format(
     library: Library, dtype: str, scheme: str, bits: int, peaks: tuple[str, ...], errors: tuple[float, ...],
     distances: tuple[float, ...],
 ) -> DecodeFormat:  # fmt: skip
-    """Errors and distances at the first of ``MEASURED_LAYERS``, carried on to the others."""
-    return DecodeFormat(
-        library, dtype, scheme, bits, peaks, _carried_on(errors), _carried_on(distances), stored=stored_bytes,
-        unfit=misfit,
-    )  # fmt: skip
-
-
-def _carried_on(measured: tuple[float, ...]) -> tuple[float, ...]:
-    """With as much at each further depth as the growth that is taken for all arms gives."""
-    spread = max(found / (depth + 2) ** GROWTH for found, depth in zip(measured, MEASURED_LAYERS, strict=False))
-    return (*measured, *(spread * (depth + 2) ** GROWTH for depth in MEASURED_LAYERS[len(measured) :]))
+    return DecodeFormat(library, dtype, scheme, bits, peaks, errors, distances, stored=stored_bytes, unfit=misfit)
 
 
 # fmt: off
 ON_DEVICE: dict[str, DecodeFormat] = {
     "transformers-bf16": _format(
-        TRANSFORMERS, "bfloat16", "bfloat16", 16, ("bf16_flop_per_s",), (0.057, 0.066, 0.071, 0.089),
-        (0.0087, 0.015, 0.018, 0.022),
+        TRANSFORMERS, "bfloat16", "bfloat16", 16, ("bf16_flop_per_s",),
+        (0.057, 0.066, 0.071, 0.089), (0.0087, 0.015, 0.018, 0.024),
     ),
     "transformers-fp16": _format(
-        TRANSFORMERS, "float16", "float16", 16, ("fp16_flop_per_s",), (0.0055, 0.0089, 0.0091),
-        (0.0011, 0.0018, 0.0024),
+        TRANSFORMERS, "float16", "float16", 16, ("fp16_flop_per_s",),
+        (0.0055, 0.0089, 0.0091, 0.011), (0.0011, 0.0018, 0.0024, 0.003),
     ),
     "bnb-int8": _format(
-        BITSANDBYTES, "int8", "llm.int8", 8, ("int8_op_per_s", "fp16_flop_per_s"), (0.083, 0.15, 0.2),
-        (0.025, 0.041, 0.058),
+        BITSANDBYTES, "int8", "llm.int8", 8, ("int8_op_per_s", "fp16_flop_per_s"),
+        (0.083, 0.15, 0.2, 0.21), (0.025, 0.041, 0.058, 0.065),
     ),
-    "bnb-nf4": _format(BITSANDBYTES, "nf4", "nf4", 4, ("bf16_flop_per_s",), (0.049, 0.06, 0.068), (0.15, 0.27, 0.37)),
-    "torch-int4": _format(TRANSFORMERS, "int4", "int4", 4, ("bf16_flop_per_s",), (0.065, 0.084, 0.093), (0.17, 0.28, 0.43)),
+    "bnb-nf4": _format(
+        BITSANDBYTES, "nf4", "nf4", 4, ("bf16_flop_per_s",),
+        (0.049, 0.06, 0.068, 0.12), (0.15, 0.27, 0.37, 0.43),
+    ),
+    "torch-int4": _format(
+        TRANSFORMERS, "int4", "int4", 4, ("bf16_flop_per_s",),
+        (0.065, 0.084, 0.093, 0.099), (0.17, 0.28, 0.43, 0.48),
+    ),
 }
 # fmt: on
-"""Measured on a CPU, by the same code (2026-11-22, ``qwen3-0.6b`` with a head of 16,384 rows, 64 tokens of context and
-a prompt of 48, ten answers of each arm, seed 1, at 2, 6 and 14 layers); of bfloat16 the larger of that and what the CPU
-arm has up to 28 layers. A GPU rounds to the same formats and adds up in another order."""
+"""Measured on a CPU, by the same code (2026-11-22, ``qwen3-0.6b`` with a head of 16,384 rows, 64 tokens of context and a
+prompt of 48, ten answers of each arm, seed 1); of bfloat16 the larger of that and what the CPU arm has. A GPU rounds to
+the same formats and adds up in another order."""

@@ -140,6 +140,11 @@ def _asked(asked: dict[str, Any], own: dict[str, Any]) -> tuple[Settings, dict[s
     cores, where = len(os.sched_getaffinity(0)), "frugalbench.workloads.ep"
     if own["device"] == "cpu" and here > cores:
         raise FrugalbenchError(f"{where}: {here} ranks on a machine need a core each; this one has {cores}")
+    if own["device"] == "cuda" and here > torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        raise FrugalbenchError(
+            f"{where}: {here} ranks on a machine need a GPU each; this one has {gpus}; or --device cpu"
+        )
     threads = own["threads"] or max(1, cores // here)
     settings = Settings(spec.WORKLOAD, own["device"], threads * ranks, own["seed"], {**asked, "ranks": ranks}, where)
     options = take(settings, spec.DEFAULTS)

@@ -5,14 +5,17 @@ Shape suffixes: B batch, S sequence, D model width, H heads, V vocabulary, T = B
 
 import json
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from frugalbench.backends.base import locked
 from frugalbench.schema import Arm, Artefact, Case, FrugalbenchError, Quantity, Tier
 from frugalbench.specs import lm_quality as spec
+from frugalbench.workloads import device
 from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers import ffn
 
@@ -44,7 +47,7 @@ class Model:
 
     def logits(self, tokens_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """B x S x V, and the auxiliary loss that balances experts (0 when dense)."""
-        w, balance = self.weights, torch.zeros(())
+        w, balance = self.weights, torch.zeros((), device=tokens_BS.device)
         x_BSD = w["embedding"][tokens_BS] + w["position"]
         for layer, block in enumerate(self.blocks):
             x_BSD = x_BSD + self._attend(_norm(x_BSD), layer)
@@ -87,7 +90,8 @@ def _balance(x_TD: torch.Tensor, router_ED: torch.Tensor, top_k: int) -> torch.T
     """E · sum over experts of (share of copies) · (mean probability); 1 when even (arXiv 2101.03961, equation 4)."""
     probability_TE = functional.linear(x_TD, router_ED).softmax(dim=-1)
     chosen = probability_TE.topk(top_k, dim=-1).indices.flatten()
-    share_E = torch.bincount(chosen, minlength=len(router_ED)) / len(chosen)
+    every_E = torch.arange(len(router_ED), device=chosen.device)
+    share_E = (chosen[:, None] == every_E).float().mean(0)  # bincount would wait for a GPU
     return len(router_ED) * (share_E * probability_TE.mean(0)).sum()
 
 
@@ -98,13 +102,22 @@ class LoadedModel:
 
     def __init__(self, arm: Arm, context: Context):
         case = arm.cases[0]
-        self.case, self.context = case, context
+        self.case, self.context, self.device = case, context, device.of(context.device)
         arrays = spec.weights(context.seed, context.replicate, case.params, case.variant)
         self.model = Model(arrays, case.params, case.variant, context.device)
         self.optimizer = torch.optim.AdamW(
             self.model.weights.values(), lr=case.params["learning_rate"], betas=(0.9, 0.95), weight_decay=0.1
         )
-        self.curve = self._train()
+        with self._alone():
+            self.curve = self._train()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """While no other arm of this run trains: those of a device load side by side, and training is timed."""
+        return nullcontext() if self.device is None else locked(self.context.scratch_dir / "lm_quality.lock")
+
+    def _finish(self) -> None:
+        if self.device is not None:
+            self.device.synchronize()
 
     def _train(self) -> list[dict[str, float]]:
         """Loss on held-out text against FLOP and seconds of training; the pilot, which decides nothing, is short."""
@@ -114,16 +127,24 @@ class LoadedModel:
         every = max(1, steps // spec.EVALUATIONS)
         held_out = torch.from_numpy(spec.held_out(params)).to(self.context.device)
         curve, spent_s = [], 0.0
+        self._warm_up()
         for step in range(1, steps + 1):
             windows = self._batch(step)
+            self._finish()
             begin = time.perf_counter()
             self._step(windows, min(1.0, step / _WARMUP_STEPS))
+            self._finish()
             spent_s += time.perf_counter() - begin
             if step % every == 0 or step == steps:
                 with torch.no_grad():
                     loss = float(self.model.loss(held_out)[0])
                 curve.append({"step": step, "flop": step * cost.flop, "time_s": spent_s, "loss": loss})
         return curve
+
+    def _warm_up(self) -> None:
+        """A device's libraries start up in the first step, a second that would count as training."""
+        if self.device is not None:
+            self._gradients(self._batch(1))
 
     def _batch(self, step: int) -> torch.Tensor:
         windows = spec.batch(self.context.seed, self.context.replicate, step, self.case.params)
@@ -156,7 +177,8 @@ class LoadedModel:
             call=lambda index: self._gradients(batches[index % len(batches)]),
             output=output,
             rotation=len(batches),
-            synchronize=torch.cuda.synchronize if self.context.device == "cuda" else lambda: None,
+            synchronize=self._finish,
+            device=self.device,
             facts={"final_loss": self._final_loss()},
             details={
                 "implementation": self.model.implementation,
