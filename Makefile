@@ -9,6 +9,7 @@ TORCH_INDEX ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FAST := $(BIN)/pytest -m "not real and not goal" -n 2 --dist loadfile --max-worker-restart=0
 OUT ?=
 REPORT_RUN ?= results/cpu-reference
 
@@ -22,10 +23,11 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(FAST)
+	$(BIN)/pytest -m "real and not goal"
 
 fast: $(STAMP)
-	$(BIN)/pytest -m "not real and not goal"
+	$(FAST)
 
 install: $(STAMP)
 

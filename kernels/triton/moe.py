@@ -13,6 +13,8 @@ Two regimes decide the tiles (:func:`plans`). With few copies per expert the lay
 (padded rows cost no traffic), long runs along the rows of the weights, many programs. With many it waits for the tensor
 cores: blocks of 64 or 128 copies, programs ordered so that neighbours share tokens and weights in the L2 cache.
 
+Counts of a batch are not specialised: a new number of tokens compiles nothing that its tiles do not ask for.
+
 Shape suffixes: T tokens, D model width, F expert width, E experts, K experts per token, S = T·K copies,
 P padded copies, B blocks.
 """
@@ -42,7 +44,7 @@ class Plan(NamedTuple):
     group: int = 8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "experts"])
 def _choose(
     logits, expert_TK, weight_TK, tokens, experts, scale,
     CHOSEN: tl.constexpr, SHARED: tl.constexpr, SIGMOID: tl.constexpr, NORMALISE: tl.constexpr,
@@ -78,7 +80,7 @@ def _choose(
     tl.store(weight_TK + to, weight.to(weight_TK.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["copies", "experts", "blocks"])
 def _place(
     expert_TK, copy_P, expert_of_block, copies, experts, blocks,
     TOKENS: tl.constexpr, BINS: tl.constexpr, CHUNK: tl.constexpr,
@@ -112,13 +114,13 @@ def _place(
 
 
 @triton.jit
-def _program(blocks, parts, GROUP: tl.constexpr):
-    """Block and column tile of this program: GROUP blocks take all columns before the next blocks start."""
+def _program(blocks, parts, most):
+    """Block and column tile of this program: ``most`` blocks take all columns before the next blocks start."""
     number = tl.program_id(0)
-    group = number // (GROUP * parts)
-    within = number % (GROUP * parts)
-    size = tl.minimum(blocks - group * GROUP, GROUP)
-    return group * GROUP + within % size, within // size
+    first = number // (most * parts) * most
+    within = number % (most * parts)
+    size = tl.minimum(blocks - first, most)
+    return first + within % size, within // size
 
 
 @triton.jit
@@ -134,14 +136,14 @@ def _copies(block, expert_TK, copy_P, expert_of_block, copies, TOKENS: tl.conste
     return expert, copy, copy < copies
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["copies", "blocks", "group", "chosen"])
 def _expand(
-    x, gate_up, hidden, expert_TK, copy_P, expert_of_block, copies, blocks, chosen, stride, model, width,
-    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
-    DIRECT: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    x, gate_up, hidden, expert_TK, copy_P, expert_of_block, copies, blocks, group, chosen, stride, model, width,
+    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, DIRECT: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block of copies by one tile of hidden columns: gate and up in one pass, then the activation."""
-    block, part = _program(blocks, tl.cdiv(width, COLUMNS), GROUP)
+    block, part = _program(blocks, tl.cdiv(width, COLUMNS), group)
     expert, copy, real = _copies(block, expert_TK, copy_P, expert_of_block, copies, TOKENS, DIRECT)
     if expert < 0:
         return
@@ -174,14 +176,14 @@ def _expand(
     tl.store(at, answer.to(hidden.dtype.element_ty), mask=real[:, None] & inside[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["copies", "blocks", "group"])
 def _reduce(
-    hidden, down, answers, expert_TK, copy_P, expert_of_block, copies, blocks, model, width,
-    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
-    DIRECT: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    hidden, down, answers, expert_TK, copy_P, expert_of_block, copies, blocks, group, model, width,
+    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, DIRECT: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block of copies by one tile of output columns, to each copy's own row."""
-    block, part = _program(blocks, tl.cdiv(model, COLUMNS), GROUP)
+    block, part = _program(blocks, tl.cdiv(model, COLUMNS), group)
     expert, copy, real = _copies(block, expert_TK, copy_P, expert_of_block, copies, TOKENS, DIRECT)
     if expert < 0:
         return
@@ -307,7 +309,16 @@ def blocks_of(expert_TK: torch.Tensor, experts: int, tokens: int) -> tuple[torch
     chunk = min(max(128, triton.next_power_of_2(copies)), 2048)
     bins = max(64, triton.next_power_of_2(experts + 1))
     _place[(experts + 1,)](
-        expert_TK, copy_P, owner_B, copies, experts, blocks, TOKENS=tokens, BINS=bins, CHUNK=chunk, num_warps=4
+        expert_TK,
+        copy_P,
+        owner_B,
+        copies,
+        experts,
+        blocks,
+        TOKENS=tokens,
+        BINS=bins,
+        CHUNK=chunk,
+        num_warps=4 if chunk <= 512 else 8,
     )
     return copy_P, owner_B
 
@@ -332,8 +343,8 @@ def mixture(
     blocks = owner_B.numel()
     hidden = x_TD.new_empty((blocks * plan.tokens, F))
     answers = x_TD.new_empty((T * K, D))
-    table = expert_TK, copy_P, owner_B, T * K, blocks
-    common = {"TOKENS": plan.tokens, "GROUP": plan.group, "DIRECT": direct}
+    table = expert_TK, copy_P, owner_B, T * K, blocks, plan.group
+    common = {"TOKENS": plan.tokens, "DIRECT": direct}
     common["PRECISION"] = "ieee" if x_TD.dtype is torch.float32 else "tf32"
     _expand[(blocks * triton.cdiv(F, plan.expand.columns),)](
         x_TD, gate_up, hidden, *table, K, x_TD.stride(0), D, F, **common, **_options(plan.expand, D)

@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 
@@ -36,6 +36,8 @@ CONTEXT_BYTES = 2.0**30
 """Of a GPU, for each worker: its CUDA context with the libraries' kernels (half of this on an H100), workspaces, and
 what an allocator keeps beyond what it was asked for."""
 MOST_GPU_SHARE = 0.95
+HOST_THREADS = 4
+"""Of a worker whose calls run on a device: launching takes one, and several workers load side by side."""
 MOST_CALL_WORK = 1e16
 """Operations of one call: some seconds on the largest accelerator of today, hours on a CPU."""
 
@@ -54,6 +56,7 @@ def make_plan(
     for number, table in enumerate(config.workloads):
         expansions.append(_expand(config, number, machine, device, allow_code))
         _check_expansion(expansions[-1], table["name"], seen, f"{config.path}: [[workload]] {shown(table['name'])}")
+    _check_names(config, [item.id for expansion in expansions for item in expansion.comparisons])
     comparisons = [kept for item in expansions for kept in (_select(found, only) for found in item.comparisons) if kept]
     modelled = [case for item in expansions for case in item.modelled if _matches(case.id, only)]
     skipped = [skip for item in expansions for skip in item.skipped if _matches(skip.case.id, only)]
@@ -80,7 +83,8 @@ def _expand(config: Config, number: int, machine: MachineView, device: str | Non
     chosen = device or table.get("device", "cpu")
     table.pop("device", None)
     _check_device(chosen, name, machine, where)
-    threads = table.pop("threads", 0) or machine.logical_cores
+    usual = machine.logical_cores if chosen == "cpu" else min(machine.logical_cores, HOST_THREADS)
+    threads = table.pop("threads", 0) or usual
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         raise FrugalbenchError(
             f"{where}: 'threads' must be a positive integer of at most {MOST_THREADS}, not {brief(threads)}"
@@ -111,6 +115,15 @@ def _check_expansion(expansion: Expansion, name: str, seen: set[str], where: str
             if not 0 <= arm.memory_bytes <= MOST_ARM_BYTES:
                 size = byte_size(arm.memory_bytes)
                 raise FrugalbenchError(f"{where}: the arm {shown(arm.id, 200)} would hold {size}, beyond any machine")
+
+
+def _check_names(config: Config, ids: Sequence[str]) -> None:
+    """Two comparisons of one name would be judged as one."""
+    twice = next((name for name, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
+        raise FrugalbenchError(
+            f"{config.path}: two [[workload]] tables make the comparison {shown(twice, 200)}; make one table of them"
+        )
 
 
 def _check_cost(cost: Cost, where: str) -> None:

@@ -68,10 +68,10 @@ def drawn_shape(random, kernel):
     """A shape, a routing and tiles at random; about one in six is one token, one in four leaves most experts empty."""
     size = {"generator": random}
     dtype = pick(random, torch.float32, torch.float16, torch.bfloat16)
-    T = 1 if torch.rand((), **size) < 1 / 6 else int(torch.randint(2, 17, (), **size))
-    E = int(torch.randint(1, 7, (), **size))
+    T = 1 if torch.rand((), **size) < 1 / 6 else int(torch.randint(2, 12, (), **size))
+    E = int(torch.randint(1, 6, (), **size))
     K = int(torch.randint(1, min(E, 3) + 1, (), **size))
-    D, F = (int(torch.randint(1, 41, (), **size)) for _ in range(2))
+    D, F = (int(torch.randint(1, 34, (), **size)) for _ in range(2))
     if torch.rand((), **size) < 0.3:
         D, F = 32, 16
     order = torch.rand(T, E, **size) + (torch.arange(E) * 2.0 if torch.rand((), **size) < 0.25 else 0.0)
@@ -212,3 +212,34 @@ def test_blocks_that_are_made_room_for_suffice_and_waste_little():
         sizes = torch.bincount(torch.randint(experts, (copies,), generator=random) // pick(random, 1, 7))
         room = kernel.most_blocks(copies, experts, tokens)
         assert int((-(-sizes // tokens)).sum()) <= room <= copies // tokens + experts
+
+
+@pytest.mark.skipif(INTERPRETED, reason="runs no kernel")
+def test_the_quickest_plan_that_fits_is_taken_and_remembered(monkeypatch, tmp_path):
+    from triton.runtime.errors import OutOfResources
+
+    sizes = (16, 64, 64), (16, 64, 32), (16, 64)
+    layer = layer_of(*(torch.empty(size, dtype=torch.bfloat16) for size in sizes), top_k=4)
+    plans = triton_ffn.kernel().plans(160 * 4, 16, torch.bfloat16)
+    seconds = dict(zip(plans, (3.0, None, *range(5, 99)), strict=False))
+    seconds[plans[2]] = 1.0
+    tried = []
+
+    def replayed(_):
+        (plan,) = layer.plans.values()
+        tried.append(plan)
+        if seconds[plan] is None:
+            raise OutOfResources(300_000, 200_000, "shared memory")
+        return seconds[plan]
+
+    monkeypatch.setattr(triton_ffn, "replay_s", replayed)
+    monkeypatch.setattr(triton_ffn, "_tools", lambda _: {"device": "a card"})
+    batches = [torch.empty(160, 64, dtype=torch.bfloat16)]
+    plan, built = triton_ffn.tuned(layer, batches, tmp_path)
+    assert (plan, built.cached, tried, layer.plans) == (plans[2], False, plans, {})
+    plan, built = triton_ffn.tuned(layer, batches, tmp_path)
+    assert (plan, built.cached, len(tried)) == (plans[2], True, len(plans))
+    monkeypatch.setattr(triton_ffn, "_tools", lambda _: {"device": "another card"})
+    seconds.update(dict.fromkeys(seconds))
+    with pytest.raises(RuntimeError, match="fits this device: out of resource"):
+        triton_ffn.tuned(layer, batches, tmp_path)

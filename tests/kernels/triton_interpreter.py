@@ -2,16 +2,19 @@
 
 With numpy 2.4 and later it cannot end a loop at a number that the kernel is given, as numpy no longer makes a scalar of
 an array of one element. It cuts float32 off to bfloat16 where a GPU rounds to the nearest. And it holds bfloat16 as
-16-bit integers, which ``tl.dot`` multiplies as such.
+16-bit integers, which ``tl.dot`` multiplies as such. For speed it neither wraps the whole language again in every call
+of a function inside a kernel nor checks each sum of integers for overflow.
 """
 
+from dataclasses import replace
+from inspect import ismodule
 from typing import Any
 
 import numpy as np
 
 
 def mend() -> None:
-    """Right all three in this process, before the first kernel runs."""
+    """Right all of that in this process, before the first kernel runs."""
     from triton.runtime import interpreter
 
     builder, tl = interpreter.InterpreterBuilder, interpreter.tl
@@ -36,5 +39,29 @@ def mend() -> None:
         return interpreter.TensorHandle(((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16), tl.bfloat16)
 
     interpreter._patch_lang_tensor = patched
+    interpreter.interpreter_builder.options = replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+    _patch_once(interpreter)
     builder.create_dot = lambda self, a, b, *others: dot(self, wide(a), wide(b), *others)
     builder.cast_impl = right_cast
+
+
+def _patch_once(interpreter: Any) -> None:
+    """One patch of the language for each launch and each set of its modules that functions see."""
+    language = interpreter.tl, interpreter.tl.core
+    launch, seen = interpreter.GridExecutor.__call__, set()
+
+    def launched(self: Any, *arguments: Any, **options: Any) -> Any:
+        seen.clear()
+        return launch(self, *arguments, **options)
+
+    def called(self: Any, *arguments: Any, **options: Any) -> Any:
+        visible = frozenset(
+            id(value) for value in self.fn.__globals__.values() if ismodule(value) and value in language
+        )
+        if visible not in seen:
+            interpreter._patch_lang(self.fn)
+            seen.add(visible)
+        return self.rewrite()(*arguments, **options)
+
+    interpreter.GridExecutor.__call__ = launched
+    interpreter.InterpretedFunction.__call__ = called

@@ -57,3 +57,23 @@ def test_the_last_line_of_a_long_log_is_read_from_its_tail(tmp_path):
     assert reasons.last_line(tmp_path / "none") == ""
     log.write_bytes(b"x" * 9999)
     assert reasons.last_line(log) == "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79 GiB", "memory is full"),
+        ("CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors might", "-c DEFAULT"),
+        ("CUDA driver version is insufficient for CUDA runtime version", "too old"),
+        ("CUDA error: no kernel image is available for execution on the device", "no kernels for this GPU"),
+        ("CUDA error: GPU is lost", "Xid"),
+        ("CUDA error: an illegal memory access was encountered", "context"),
+    ],
+)
+def test_what_cuda_says_comes_with_what_to_do(raised, says):
+    told = reasons.one_line(RuntimeError(raised))
+    assert says in told and "CUDA" in told and "\n" not in told and len(told) < 300
+
+
+def test_other_memory_is_not_the_gpus():
+    assert reasons.one_line(RuntimeError("out of memory")) == "RuntimeError: out of memory"

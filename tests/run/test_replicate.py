@@ -223,11 +223,12 @@ def test_under_a_steady_load_rounds_end_and_everything_is_kept(tmp_path):
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("steady", [True, False])
 def test_samples_are_longer_once_a_steady_load_makes_them_differ_widely(tmp_path, monkeypatch, wide, steady):
-    """The pilot is short in any case: it is the first to find the load."""
+    """The pilot is short in any case: it is the first to find the load. A long warm-up finds the length of a call on a
+    busy machine too."""
     monkeypatch.setattr(engine, "WIDE_SPREAD", -1.0 if wide else 99.0)
     spoilt = {"void_turns": list(range(99))} if steady else {}
     arms = (make_arm("a", work_s=0.002), make_arm("b", work_s=0.002, **spoilt))
-    result = run_fake(tmp_path / "run", make_comparison(*arms), rounds=3, sample_s=0.01)
+    result = run_fake(tmp_path / "run", make_comparison(*arms), rounds=3, sample_s=0.01, warmup_limit_s=1.0)
     calls = [sum(sample.calls for sample in result.one("a", number).samples) for number in (0, 1)]
     rounds = [len(result.one("a", number).samples) for number in (0, 1)]
     assert (calls[1] / rounds[1] > 2 * calls[0] / rounds[0]) is (wide and steady)

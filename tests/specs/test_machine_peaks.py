@@ -71,10 +71,85 @@ def test_bad_options(options, problem):
         expand(**options)
 
 
-def test_another_device_is_skipped_with_a_reason():
-    expansion = expand(device="cuda")
-    assert expansion.comparisons == () and len(expansion.skipped) == 4
-    assert "cuda" in expansion.skipped[0].reason
+def on_cuda(**options):
+    machine = SimpleNamespace(
+        logical_cores=2,
+        last_level_cache_bytes=2**25,
+        gpu_l2_bytes=50 * 2**20,
+        gpu_memory_bytes=80 * 2**30,
+        has_cuda=lambda: True,
+        installed=lambda _: "1.0",
+    )
+    return spec.expand(Settings("machine_peaks", "cuda", 2, 1, options), machine)
+
+
+def test_a_device_has_a_peak_for_each_type_of_product_and_for_memory():
+    (comparison,) = on_cuda().comparisons
+    cases = {arm.cases[0].variant: arm.cases[0] for arm in comparison.arms}
+    assert list(cases) == [*spec.CUDA_PRODUCTS, "read_bytes_per_s", "copy_bytes_per_s"]
+    assert {case.device for case in cases.values()} == {"cuda"}
+    assert len({case.id for case in cases.values()}) == 8
+    assert (cases["bf16_flop_per_s"].cost.flop, cases["int8_op_per_s"].cost.op) == (2 * 8192**3, 2 * 8192**3)
+    assert cases["int8_op_per_s"].cost.flop == 0
+    assert cases["copy_bytes_per_s"].cost.traffic_bytes == 2 * cases["read_bytes_per_s"].cost.traffic_bytes == 2**32
+
+
+@pytest.mark.parametrize(
+    ("l2_mib", "memory_gib", "size_mib"), [(50, 80, 2048), (4, 8, 1024), (0, None, 2048), (96, 2, 384), (2, 1, 256)]
+)
+def test_a_devices_buffers_exceed_its_cache_and_fit_its_memory(l2_mib, memory_gib, size_mib):
+    assert spec.cuda_buffer_mib(l2_mib * 2**20, memory_gib and memory_gib * 2**30) == size_mib
+
+
+def test_without_a_device_or_torch_each_peak_is_skipped_with_its_reason():
+    machine = SimpleNamespace(gpu_l2_bytes=0, gpu_memory_bytes=None, has_cuda=lambda: False, installed=lambda _: None)
+    expansion = spec.expand(Settings("machine_peaks", "cuda", 2, 1, {}), machine)
+    assert not expansion.comparisons and len(expansion.skipped) == 8
+    assert "no NVIDIA device" in expansion.skipped[0].reason
+    machine.has_cuda = lambda: True
+    assert "pip install torch" in spec.expand(Settings("machine_peaks", "cuda", 2, 1, {}), machine).skipped[0].reason
+
+
+def device_error_of(arm, spoil=None):
+    """As :func:`error_of`, a device's arm on the CPU, where torch multiplies the same types."""
+    machine_peaks_cuda = pytest.importorskip("frugalbench.workloads.machine_peaks_cuda")
+    case = arm.cases[0]
+    peak = machine_peaks_cuda.CudaPeak(arm, CONTEXT)
+    if spoil:
+        spoil(peak)
+    expected, found = machine_peaks_cuda.reference(case, CONTEXT), peak.bind(case).output(0)
+    assert found.keys() == expected.keys()
+    return max(
+        np.abs(found[name] - expected[name][0]).max() / np.sqrt(np.mean(np.square(expected[name][0]))) for name in found
+    )
+
+
+DEVICE_ARMS = [
+    pytest.param(arm, id=arm.cases[0].variant) for arm in on_cuda(matrix=128, buffer_mib=3).comparisons[0].arms
+]
+
+
+@pytest.mark.parametrize("arm", DEVICE_ARMS)
+def test_a_devices_peak_is_checked_against_its_definition(arm):
+    assert device_error_of(arm) <= arm.cases[0].tolerance
+
+
+@pytest.mark.parametrize("arm", DEVICE_ARMS)
+def test_a_devices_peak_that_skips_work_is_caught(arm):
+    def spoil(peak):
+        import torch
+
+        call, checked = peak._call, peak._output
+        if "matrix" in arm.cases[0].params:
+            peak._output = lambda: {"rows": 0 * checked()["rows"]}
+        elif arm.cases[0].variant == "read_bytes_per_s":
+            peak._output = lambda: {"checksum": workload.checksum_halves(int(call.__self__[:-1].sum()) % 2**64)}
+        else:
+            part = torch.ones_like(call.args[0])
+            part[:-1] = call.args[0][:-1]
+            peak._output = lambda: workload.copied(part.numpy().view(np.uint64))
+
+    assert device_error_of(arm, spoil) > arm.cases[0].tolerance
 
 
 @pytest.mark.parametrize("arm", arms(), ids=lambda arm: arm.id)

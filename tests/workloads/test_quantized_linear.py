@@ -1,7 +1,9 @@
 """Real runtimes on small matrices: right answers, and a corrupt weight or a missing computation is caught."""
 
-from dataclasses import replace
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ from frugalbench.specs.base import Settings
 from frugalbench.workloads import quantized_linear as builder
 from frugalbench.workloads.base import Context, NoPath
 from frugalbench.workloads.layers import quant_nbits as nbits
-from frugalbench.workloads.layers import quant_ort_graph
+from frugalbench.workloads.layers import quant_ort, quant_ort_graph
 from frugalbench.workloads.layers import quant_stored as stored
 from frugalbench.workloads.layers import quant_values as values
 from workloads.fake_machine import Machine
 
+TESTS = Path(__file__).parents[1]
 N, K = 128, 256
 MODULES = {"torchao": "torchao", "llama.cpp": "llama_cpp", "openvino": "openvino"}
 
@@ -35,6 +38,13 @@ VARIANTS = [
     pytest.param(name, marks=marks(name)) for name, fmt in formats.FORMATS.items() if fmt.cpu and not fmt.lacking
 ]
 LOSSY = [p for p in VARIANTS if formats.FORMATS[p.values[0]].bits < 32]
+
+
+@pytest.fixture(autouse=True)
+def own_threads(monkeypatch):
+    """ONNX Runtime's shared pool would stay for the life of this process, and with it sessions of other tests fail."""
+    own = lambda options, threads: setattr(options, "intra_op_num_threads", threads)  # noqa: E731
+    monkeypatch.setattr(quant_ort, "_share_threads", own)
 
 
 @pytest.fixture
@@ -327,10 +337,31 @@ def test_the_dynamic_format_is_what_onnxruntimes_own_quantiser_writes(tmp_path):
     assert (codes != found["w_quantized"].T).mean() < 1e-3
 
 
-def test_all_sessions_of_a_process_share_one_pool(context):
-    builder.load(make_arm("ort-fp32"), context)
-    with pytest.raises(RuntimeError, match="already computes with 2 threads"):
-        builder.load(make_arm("ort-fp32"), replace(context, threads=3))
+SHARED = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from frugalbench.workloads import quantized_linear as builder
+from frugalbench.workloads.base import Context
+from workloads.test_quantized_linear import K, N, make_arm
+
+def tasks(): return len(os.listdir("/proc/self/task"))
+folder = Path(sys.argv[1])
+context = Context(5, 2, "cpu", folder, folder)
+builder.load(make_arm("ort-fp32"), context)
+before = tasks()
+builder.load(make_arm("ort-fp32", stream_bytes=16 * N * K), context)
+print(tasks() - before)
+try: builder.load(make_arm("ort-fp32"), replace(context, threads=3))
+except RuntimeError as problem: print(problem)
+"""
+
+
+def test_all_sessions_of_a_process_share_one_pool(tmp_path):
+    assert make_arm("ort-fp32", stream_bytes=16 * N * K).cases[0].params["copies"] > 1
+    command = [sys.executable, "-c", SHARED, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS).stdout.splitlines()
+    assert found == ["0", "this process already computes with 2 threads, not 3"]
 
 
 def test_weights_and_inputs_are_the_same_everywhere_and_distinct_per_copy():

@@ -1,6 +1,7 @@
 """The words in which a verdict is explained: what :mod:`frugalbench.analysis.explain` gives and every output shows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from frugalbench.analysis.judge import Evidence
 from frugalbench.analysis.load import Run
@@ -179,6 +180,8 @@ class Asked:
     evidence: Evidence
     numbers: dict[int, int]
     """``id`` of a record to its line."""
+    memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What several verdicts of the claim derive alike."""
 
     def lines(self, *records: Record) -> tuple[int, ...]:
         """Where records stand in ``records.jsonl``."""

@@ -39,16 +39,24 @@ def explain(run: Run, claim_id: str, regime: str | None = None, arm: str | None 
 
     Raises :class:`FrugalbenchError` for an unknown claim, and where nothing is left to explain.
     """
-    claim = _claim(claim_id)
+    return _explain(run, _claim(claim_id), _numbers(run), regime, arm)
+
+
+def _numbers(run: Run) -> dict[int, int]:
+    return {id(record): number for number, record in enumerate(run.records, 1)}
+
+
+def _explain(run: Run, claim: Claim, numbers: dict[int, int], regime: str | None, arm: str | None) -> Explanation:
     evidence = evidence_of(run)
-    asked = Asked(run, claim, evidence, {id(record): n for n, record in enumerate(run.records, 1)})
+    asked = Asked(run, claim, evidence, numbers)
     verdicts = _chosen(evaluate(evidence, [claim]), claim, regime, arm)
     return _explanation(asked, tuple(_chain(asked, item) for item in verdicts))
 
 
 def explain_all(run: Run) -> tuple[Explanation, ...]:
     """Every claim that a run says something about."""
-    found = (explain(run, claim.id) for claim in load_claims())
+    numbers = _numbers(run)
+    found = (_explain(run, claim, numbers, None, None) for claim in load_claims())
     return tuple(item for item in found if any(link.verdict.verdict is not Outcome.NOT_TESTED for link in item.chains))
 
 

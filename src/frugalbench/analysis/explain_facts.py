@@ -265,14 +265,21 @@ def _paced(asked: Asked, record: Record) -> Datum:
 
 def generic(asked: Asked, verdict: Verdict) -> Chain:
     """What became of the records of the rule's workload; all that can be told of a kind unknown here."""
-    rule = asked.claim.rule
-    workloads = {item.workload for item in (rule, *getattr(rule, "beside", ())) if hasattr(item, "workload")}
-    mine = [r for r in asked.evidence.records if r.case.workload in workloads]
-    mine = [r for r in mine if r.case.regime == verdict.regime] or mine
+    if (_of_workloads, verdict.regime) not in asked.memo:
+        asked.memo[_of_workloads, verdict.regime] = _of_workloads(asked, verdict.regime)
+    mine: list[Record] = asked.memo[_of_workloads, verdict.regime]
     data = [_outcome(asked, record) for record in mine[:MOST_LISTED]]
     if len(mine) > MOST_LISTED:
         data.append(Datum(name=f"and {len(mine) - MOST_LISTED} more records", value=None, use=LEFT_OUT))
     return Chain(verdict=verdict, rule="", data=tuple(data), method=verdict.metric)
+
+
+def _of_workloads(asked: Asked, regime: str) -> list[Record]:
+    """Records of the rule's workloads in a regime, or in every one where it has none."""
+    rule = asked.claim.rule
+    workloads = {item.workload for item in (rule, *getattr(rule, "beside", ())) if hasattr(item, "workload")}
+    mine = [r for r in asked.evidence.records if r.case.workload in workloads]
+    return [r for r in mine if r.case.regime == regime] or mine
 
 
 def _outcome(asked: Asked, record: Record) -> Datum:

@@ -31,11 +31,21 @@ from frugalbench.schema import Case, Claim, Outcome, PairedRatio, Record, Status
 
 def paired_chain(asked: Asked, verdict: Verdict) -> Chain | None:
     """The chain of a row that rests on a ratio; ``None`` where there is none."""
-    for view, group in paired.views(asked.claim, asked.evidence):
-        if group.regime == verdict.regime and verdict in paired.verdicts(view, asked.evidence, group):
-            worked = paired.working(view, asked.evidence, group, verdict)
-            return None if worked is None else _chain(asked, view, group, verdict, worked)
-    return None
+    found = _speaking(asked).get(verdict)
+    worked = None if found is None else paired.working(found[0], asked.evidence, found[1], verdict)
+    return None if found is None or worked is None else _chain(asked, *found, verdict, worked)
+
+
+def _speaking(asked: Asked) -> dict[Verdict, tuple[Claim, paired.Group]]:
+    """Each row of the claim with the view and group that gave it, the first where two say the same."""
+    if _speaking not in asked.memo:
+        rows: dict[Verdict, tuple[Claim, paired.Group]] = {}
+        for view, group in paired.views(asked.claim, asked.evidence):
+            for row in paired.verdicts(view, asked.evidence, group):
+                rows.setdefault(row, (view, group))
+        asked.memo[_speaking] = rows
+    found: dict[Verdict, tuple[Claim, paired.Group]] = asked.memo[_speaking]
+    return found
 
 
 def _chain(asked: Asked, view: Claim, group: paired.Group, verdict: Verdict, worked: paired.Working) -> Chain:
@@ -139,15 +149,22 @@ def _energy(records: Sequence[Record], case: Case) -> dict[str, Any]:
 
 def _data(asked: Asked, rule: PairedRatio, group: paired.Group, name: str, base: str, factor: float) -> Sequence[Datum]:
     """One per replicate that either arm took, the pilot first, then what was cut short."""
-    mine = [
-        record
-        for record in asked.evidence.records
-        if (record.comparison, record.case.regime) == (group.comparison, group.regime)
-        and record.case.workload == rule.workload
-    ]
+    mine = _by_group(asked, rule.workload).get((group.comparison, group.regime), [])
     ours, theirs = (_by_start([r for r in mine if r.case.variant == arm]) for arm in (name, base))
     keys = sorted(ours.keys() | theirs.keys(), key=lambda key: (key[1], key[0]))
     return [_datum(asked, rule, group, ours.get(key), theirs.get(key), key, factor) for key in keys]
+
+
+def _by_group(asked: Asked, workload: str) -> dict[tuple[str, str], list[Record]]:
+    """Records of a workload, those cut short included, by comparison and regime."""
+    if (_by_group, workload) not in asked.memo:
+        made: dict[tuple[str, str], list[Record]] = {}
+        for record in asked.evidence.records:
+            if record.case.workload == workload:
+                made.setdefault((record.comparison, record.case.regime), []).append(record)
+        asked.memo[_by_group, workload] = made
+    found: dict[tuple[str, str], list[Record]] = asked.memo[_by_group, workload]
+    return found
 
 
 def _by_start(records: Sequence[Record]) -> dict[tuple[int, bool], Record]:

@@ -8,6 +8,7 @@ inside a process cannot average away (Kalibera and Jones, ISMM 2013). It is wide
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, median, stdev
 from typing import TypeVar
 
@@ -114,8 +115,14 @@ def interval(logs: Sequence[float], factor: float, alpha: float, floor: float) -
     centre = fmean(logs) + math.log(factor)
     if len(logs) == 1:
         return Interval(math.exp(centre), None, None, 1 - alpha, 1)
-    half = t_quantile(1 - alpha / 2, len(logs) - 1) * stdev(logs) / math.sqrt(len(logs)) + math.log1p(floor)
+    half = t_quantile(1 - alpha / 2, len(logs) - 1) * _stdev(tuple(logs)) / math.sqrt(len(logs)) + math.log1p(floor)
     return Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half), 1 - alpha, len(logs))
+
+
+@lru_cache(maxsize=10_000)
+def _stdev(logs: tuple[float, ...]) -> float:
+    """Exact fractions are slow, and each rule and level asks for the same ratios."""
+    return stdev(logs)
 
 
 def p_value(logs: Sequence[float], factor: float, threshold: float, floor: float) -> float:
@@ -125,7 +132,7 @@ def p_value(logs: Sequence[float], factor: float, threshold: float, floor: float
     distance = abs(fmean(logs) + math.log(factor) - math.log(threshold)) - math.log1p(floor)
     if distance <= 0:
         return 1.0
-    spread = stdev(logs) / math.sqrt(len(logs))
+    spread = _stdev(tuple(logs)) / math.sqrt(len(logs))
     return 2 * (1 - t_cdf(distance / spread, len(logs) - 1)) if spread > 0 else 0.0
 
 

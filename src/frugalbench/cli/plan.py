@@ -9,6 +9,7 @@ from frugalbench.units import byte_size, si
 
 def main(arguments: argparse.Namespace) -> int:
     """Show what a config expands to here; runs nothing."""
+    from frugalbench.cli.session import require_device
     from frugalbench.config import load_config
     from frugalbench.machine import Machine
     from frugalbench.plan import make_plan
@@ -17,6 +18,7 @@ def main(arguments: argparse.Namespace) -> int:
     extra += [] if arguments.time_budget is None else [f"measure.time_budget_s={arguments.time_budget}"]
     config = load_config(arguments.config, [*arguments.overrides, *extra])
     plan = make_plan(config, Machine.detect(), arguments.only, arguments.device, arguments.allow_code)
+    require_device(plan)
     if arguments.json:
         output.print_json(plan)
         return 0

@@ -21,6 +21,7 @@ from frugalbench.analysis.variance import rounds_for
 from frugalbench.cli import output
 from frugalbench.config import Config, from_stored, load_config, require_permission
 from frugalbench.machine import Machine
+from frugalbench.meters import gpu_ready
 from frugalbench.paths import state_dir
 from frugalbench.plan import DEVICES, check_stored, make_plan
 from frugalbench.run.engine import Decide, Engine, Outcome
@@ -29,6 +30,8 @@ from frugalbench.run.transport import check_platform
 from frugalbench.schema import SCHEMA_VERSION, Claim, FrugalbenchError, Harness, Manifest, Plan, Record, Verdict
 from frugalbench.specs import plugin
 
+_WITH_TORCH = frozenset(("torch", "transformers", "bitsandbytes", "torchao", "triton"))
+"""Libraries that compute on a GPU through torch."""
 _PACKAGES = (
     "frugalbench", "numpy", "torch", "transformers", "bitsandbytes", "onnx", "onnxscript", "onnxruntime", "openvino",
     "scipy",
@@ -63,8 +66,9 @@ def run(
         store, manifest, before = _reopen(path)
     else:
         plan = make_plan(settings, machine, only, device, allow_code)
+        said = require_device(plan)
         store, before = Store.create(path), []
-        manifest = _manifest(settings, plan, machine, floor_of(machine.fingerprint))
+        manifest = _manifest(settings, plan, machine, floor_of(machine.fingerprint), said)
     try:
         store.write_manifest(manifest)
         choose = decide_by_claims(settings, load_claims(), manifest.floor)
@@ -73,6 +77,18 @@ def run(
     finally:
         store.close()
     return load_run(path)
+
+
+def require_device(plan: Plan) -> tuple[str, ...]:
+    """What a run of ``plan`` has to say of its GPU; none without one. Raises :class:`NothingRunsHere`."""
+    together = [[arm for arm in item.arms if arm.cases[0].device.startswith("cuda")] for item in plan.comparisons]
+    if not any(together):
+        return ()
+    imports = {name.partition(".")[0] for arms in together for arm in arms for name in arm.imports}
+    said = gpu_ready.check(max(map(len, together)), bool(imports & _WITH_TORCH))
+    for note in said:
+        output.warn(note)
+    return said
 
 
 def decide_by_claims(config: Config, claims: Sequence[Claim], floor: float | None) -> Decide:
@@ -124,7 +140,7 @@ def _same_config(
     return msgspec.structs.replace(stored, measure=measure)
 
 
-def _manifest(config: Config, plan: Plan, machine: Machine, floor: float) -> Manifest:
+def _manifest(config: Config, plan: Plan, machine: Machine, floor: float, gpu_notes: Sequence[str] = ()) -> Manifest:
     now = datetime.now(UTC)
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -139,7 +155,7 @@ def _manifest(config: Config, plan: Plan, machine: Machine, floor: float) -> Man
         revision=_revision(),
         started=f"{now:%Y-%m-%dT%H:%M:%SZ}",
         floor=floor,
-        notes=_notes(machine.fingerprint),
+        notes=(*_notes(machine.fingerprint), *gpu_notes),
     )
 
 
@@ -179,9 +195,10 @@ def measure(
 ) -> Run:
     """Measure a plan into a new run directory, stopping where ``choose`` says so; ``floor`` widens its intervals."""
     check_platform()
+    said = require_device(plan)
     store = Store.create(path)
     try:
-        manifest = _manifest(config, plan, machine, floor)
+        manifest = _manifest(config, plan, machine, floor, said)
         store.write_manifest(manifest)
         _execute(config, machine, store, manifest, choose, (), progress)
     finally:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frugalbench import meters, native_build
+from frugalbench.meters import gpu_doctor, gpu_ready, gpu_state
 from frugalbench.providers import PROVIDERS, brought_by
 from frugalbench.schema import FrugalbenchError
 from frugalbench.units import byte_size
@@ -88,6 +89,7 @@ def capabilities(machine: "Machine") -> list[Capability]:
     """Everything ``doctor`` says, in order. Imports no runtime; under half a second on an idle machine."""
     return [
         *_processor(machine),
+        *_boards(machine),
         _compiler(),
         *_energy(),
         _schedstat(),
@@ -106,6 +108,14 @@ def _processor(machine: "Machine") -> Iterator[Capability]:
             yield Capability(f"CPU {flag}", has, what if has else f"no {what} on this processor")
     gpus = ", ".join(machine.gpus)
     yield Capability("CUDA device", machine.has_cuda(), gpus or "no NVIDIA device node; --device cuda will be refused")
+
+
+def _boards(machine: "Machine") -> Iterator[Capability]:
+    if not machine.has_cuda():
+        return
+    boards = gpu_state.boards_now()
+    for row in gpu_doctor.rows(boards, gpu_state.numbers(), dict(os.environ), gpu_ready.torch_build()):
+        yield Capability(*row)
 
 
 def _compiler() -> Capability:

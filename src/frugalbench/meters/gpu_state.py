@@ -81,6 +81,11 @@ class Pulse:
 @cache
 def boards() -> tuple[Board, ...]:
     """The boards that CUDA may use, in CUDA's order; empty without a driver that answers. Asked once a process."""
+    return boards_now()
+
+
+def boards_now() -> tuple[Board, ...]:
+    """The same as they are set now, with whoever else computes on them now."""
     if nvml.device_node() is None:
         return ()
     try:
@@ -91,14 +96,23 @@ def boards() -> tuple[Board, ...]:
     return tuple(describe(driver, number, facts) for number, facts in zip(numbers, _padded(numbers), strict=False))
 
 
+def numbers() -> tuple[int, ...]:
+    """NVML's numbers of these boards, by which ``nvidia-smi`` knows them."""
+    try:
+        return tuple(nvml.visible_boards(nvml._load()))
+    except Exception:  # as above
+        return ()
+
+
 def _padded(numbers: list[int]) -> list[dict[str, int]]:
     """What the CUDA driver says of each board; nothing where it does not answer."""
     told = ask_driver()
     return [told[place] if place < len(told) else {} for place in range(len(numbers))]
 
 
+@cache
 def ask_driver() -> list[dict[str, int]]:
-    """Attributes by board, from a process of its own: after ``cuInit`` a process's children could not use CUDA."""
+    """Attributes by board, asked once, in a process of its own: after ``cuInit`` our children could not use CUDA."""
     program = [sys.executable, "-I", "-c", _ASK_DRIVER, json.dumps(_ATTRIBUTES)]
     try:
         answer = subprocess.run(program, capture_output=True, timeout=_ASK_DRIVER_S, check=True).stdout
@@ -113,7 +127,7 @@ def describe(driver: Any, number: int, facts: dict[str, int]) -> Board:
     ask = partial(_asked, driver, number)
     limit, usual = ask("nvmlDeviceGetEnforcedPowerLimit"), ask("nvmlDeviceGetPowerManagementDefaultLimit")
     mig = ask("nvmlDeviceGetMigMode")
-    version = facts.get("cuda_version")
+    version = facts.get("cuda_version") or _or_none(lambda: int(driver.nvmlSystemGetCudaDriverVersion()))
     return Board(
         name=str(ask("nvmlDeviceGetName") or "unnamed board"),
         driver=_or_none(lambda: str(driver.nvmlSystemGetDriverVersion())),
@@ -136,7 +150,7 @@ def describe(driver: Any, number: int, facts: dict[str, int]) -> Board:
 
 def plain() -> list[dict[str, Any]]:
     """The boards as plain data for the manifest."""
-    return [asdict(board) for board in boards()]
+    return [asdict(board) for board in boards_now()]
 
 
 def near_cores(device: str, usable: frozenset[int]) -> frozenset[int]:

@@ -101,7 +101,10 @@ def _board_named(driver: Any, name: str, count: int) -> int | None:
         return int(name) if int(name) < count else None
     if not name.startswith("GPU-"):
         return None
-    return int(driver.nvmlDeviceGetIndex(driver.nvmlDeviceGetHandleByUUID(name)))
+    # the first digits are enough where they name one board alone
+    uuids = [str(driver.nvmlDeviceGetUUID(driver.nvmlDeviceGetHandleByIndex(board))) for board in range(count)]
+    found = [board for board, uuid in enumerate(uuids) if uuid.startswith(name)]
+    return found[0] if len(found) == 1 else None
 
 
 def _of_board(driver: Any, board: int, scope: str, clock: Callable[[], float]) -> list[Meter]:

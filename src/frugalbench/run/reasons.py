@@ -15,6 +15,17 @@ _DISTRIBUTIONS = {
     "cv2": "opencv-python", "PIL": "pillow", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn", "yaml": "pyyaml",
     "google.protobuf": "protobuf",
 }  # fmt: skip
+_GPU = {
+    "out of memory": "the GPU's memory is full; take fewer arms, or make the shape smaller",
+    "busy or unavailable": "the GPU takes no further process (exclusive mode?); sudo nvidia-smi -c DEFAULT",
+    "driver version is insufficient": "the NVIDIA driver is too old for this torch; `frugalbench doctor` names one",
+    "no kernel image": "this torch has no kernels for this GPU; install a build for it",
+    "GPU is lost": "the GPU was lost; see `dmesg` for Xid, and reset it or restart",
+    "device is lost": "the GPU was lost; see `dmesg` for Xid, and reset it or restart",
+    "unspecified launch failure": "a kernel crashed on the GPU, and with it this worker's context",
+    "illegal memory access": "a kernel crashed on the GPU, and with it this worker's context",
+}
+"""Words in what CUDA or torch says to what it means here."""
 _LONGEST = 500
 _TAIL_BYTES = 4096
 
@@ -24,7 +35,17 @@ def one_line(problem: BaseException) -> str:
     if isinstance(problem, ModuleNotFoundError) and problem.name:
         return missing_package(problem.name)
     text = " ".join(str(problem).split())
+    if told := _of_a_gpu(type(problem).__name__, text):
+        return told
     return f"{type(problem).__name__}: {text}"[:_LONGEST] if text else type(problem).__name__
+
+
+def _of_a_gpu(name: str, text: str) -> str:
+    """What to do about CUDA's own messages; nothing where it is none of those."""
+    if "CUDA" not in text and name != "OutOfMemoryError":
+        return ""
+    return next((f"{said}: {brief[:_LONGEST]}" for words, said in _GPU.items() if words in text
+                 for brief in [text.partition(". ")[0]]), "")  # fmt: skip
 
 
 def missing_package(module: str) -> str:

@@ -70,7 +70,10 @@ def _between_bytes(layer: dict[str, Any], variant: str, tokens: int) -> int:
     """Gate, up and hidden value of every token copy, its input and its answer: all that any arm stores in a call."""
     width = dense_width(layer, variant)
     copies = tokens if width else tokens * (layer["top_k"] + layer["n_shared"])
-    return int(value_bytes(layer) * copies * (4 * (width or layer["d_expert"]) + 3 * layer["d_model"]))
+    values = 4 * (width or layer["d_expert"]) + 3 * layer["d_model"]
+    if variant == "moe-transformers-batched":  # copies each choice's weights
+        values += accounting.swiglu_ffn_parameters(layer["d_model"], layer["d_expert"])
+    return int(value_bytes(layer) * copies * values)
 
 
 def cost(params: dict[str, Any], variant: str, regime: str) -> Cost:

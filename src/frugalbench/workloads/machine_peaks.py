@@ -6,6 +6,7 @@ blocks, no zero word, filled at memory speed; the sum of each block, and of all,
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -71,18 +72,36 @@ class PeakArm:
         target = self._buffers[1]
         target[:] = 1  # what an earlier call left there must not pass for this one's work
         moved = run()
-        sums = target.reshape(-1, BLOCK).sum(axis=1, dtype=np.uint64)
-        words = target[_sampled(target.size)]
-        return {"checksum": _number(moved), "blocks": _halves(sums), "words": _halves(words)}
+        return copied(target) | {"checksum": _number(moved)}
 
 
-def load(arm: Arm, context: Context) -> PeakArm:  # noqa: ARG001 (the case's own parameters say all)
+def copied(target: np.ndarray) -> Arrays:
+    """Sums and sampled words of a copy (uint64), to be compared with those of what it is a copy of."""
+    sums = target.reshape(-1, BLOCK).sum(axis=1, dtype=np.uint64)
+    words = target[_sampled(target.size)]
+    return {"checksum": _number(int(target.sum(dtype=np.uint64))), "blocks": _halves(sums), "words": _halves(words)}
+
+
+def load(arm: Arm, context: Context) -> Any:
     """Build or find the kernels, allocate and fill the buffers."""
-    return PeakArm(arm)
+    if context.device == "cpu":
+        return PeakArm(arm)
+    from frugalbench.workloads import machine_peaks_cuda
+
+    return machine_peaks_cuda.CudaPeak(arm, context)
 
 
-def reference(case: Case, context: Context) -> Arrays:  # noqa: ARG001
-    """Checksums in closed form, shape (1, …): computed from the parameters, without the kernels or the buffers."""
+def reference(case: Case, context: Context) -> Arrays:
+    """Sums in closed form, shape (1, …), and on a device rows of float64 products; without kernels or buffers."""
+    if context.device == "cpu":
+        return closed_form(case)
+    from frugalbench.workloads import machine_peaks_cuda
+
+    return machine_peaks_cuda.reference(case, context)
+
+
+def closed_form(case: Case) -> Arrays:
+    """Checksums, shape (1, …): computed from the parameters."""
     return {name: value[np.newaxis] for name, value in _expected(case).items()}
 
 
@@ -97,7 +116,7 @@ def _expected(case: Case) -> Arrays:
         return {"checksum": _number(float(params["threads"] * params["fma_per_thread"]))}
     if case.variant == "int8_op_per_s":
         return {"checksum": _number(DOT4 * params["threads"] * params["mac_per_thread"] // 4 % 2**32)}
-    base, blocks = _base(params["seed"]), params["buffer_bytes"] // 8 // BLOCK
+    base, blocks = base_words(params["seed"]), params["buffer_bytes"] // 8 // BLOCK
     checksum = read_checksum(params["seed"], blocks)
     if case.variant == "read_bytes_per_s":
         return {"checksum": checksum}
@@ -110,7 +129,7 @@ def _expected(case: Case) -> Arrays:
 
 def read_checksum(seed: int, blocks: int) -> np.ndarray:
     """What :func:`fill`'s first ``blocks`` blocks (1 MiB each) add up to, as two halves, shape (1, 2)."""
-    base_sum = sum(int(word) for word in _base(seed))
+    base_sum = sum(int(word) for word in base_words(seed))
     return checksum_halves(base_sum * blocks**2 % 2**64)  # 1 + 3 + … + (2n - 1) = n²
 
 
@@ -133,12 +152,13 @@ def _buffers(case: Case) -> tuple[np.ndarray, ...]:
 
 def fill(words: np.ndarray, seed: int) -> None:
     """Fill a ``uint64`` array whose length is a multiple of ``BLOCK`` as the module's first lines say."""
-    base = _base(seed)
+    base = base_words(seed)
     for index, block in enumerate(words.reshape(-1, BLOCK)):
         np.multiply(base, np.uint64(2 * index + 1), out=block)
 
 
-def _base(seed: int) -> np.ndarray:
+def base_words(seed: int) -> np.ndarray:
+    """The words of the first block, uint64, odd."""
     words = np.random.default_rng([seed, BLOCK]).integers(0, 2**64, BLOCK, dtype=np.uint64)
     return words | np.uint64(1)
 
@@ -156,6 +176,7 @@ def _halves(words: np.ndarray) -> np.ndarray:
     return np.stack([words >> np.uint64(32), words & np.uint64(2**32 - 1)], axis=-1).astype(np.float64)
 
 
-def prepare(_arm: Arm, _context: Context) -> None:
+def prepare(_arm: Arm, context: Context) -> None:
     """Build the kernels."""
-    native.built()
+    if context.device == "cpu":
+        native.built()

@@ -2,8 +2,8 @@
 
 ``work_s`` busy time of a call · ``log`` file of JSON lines · ``wrong`` answers off by one · ``hang_in`` / ``die_in``
 ``reference``, ``load``, ``output`` or ``call`` · ``die_at`` which fresh start (from 0) misbehaves, default all ·
-``how`` to die · ``hold_bytes`` allocated at load · ``slow_load`` seconds asleep after that · ``void_turns`` turns
-of this worker that the environment spoils · ``key`` of the reference.
+``how`` to die · ``hang_file`` made by who hangs · ``hold_bytes`` allocated at load · ``slow_load`` seconds asleep
+after that · ``void_turns`` turns of this worker that the environment spoils · ``key`` of the reference.
 
 Faults: ``stray`` a child that hangs, double-forked into a session of its own · ``leak_threads`` that spin after
 ``leak_at`` calls · ``spin_on_s`` how long a thread spins on after a call · ``changes_at`` the call from which on the
@@ -130,6 +130,8 @@ def misbehave(params, where, start):
     if params.get("die_at", start) != start:
         return
     if params.get("hang_in") == where:
+        if "hang_file" in params:
+            Path(params["hang_file"]).touch()
         time.sleep(600)
     if params.get("die_in") == where:
         DEATHS[params["how"]]()

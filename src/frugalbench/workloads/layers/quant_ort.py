@@ -56,7 +56,6 @@ class OrtLinear:
         self.artefacts: tuple[Artefact, ...] = (self._build(source),)
         self.lossy = spec.scheme != "float32"
         self._ran: list[dict[str, str]] | None = None
-        _share_threads(threads)
         self.open()
 
     @property
@@ -73,7 +72,7 @@ class OrtLinear:
 
     def _session(self, copy: int, profile: str = "") -> Any:
         options = self._ort.SessionOptions()
-        options.use_per_session_threads = False
+        _share_threads(options, self._threads)
         options.log_severity_level = 3
         if profile:
             options.enable_profiling = True
@@ -187,8 +186,11 @@ class OrtLinear:
 _shared_threads: int | None = None
 
 
-def _share_threads(threads: int) -> None:
-    """Give this process one pool of ``threads`` for all sessions that want it. The first size stays."""
+def _share_threads(options: Any, threads: int) -> None:
+    """Let a session compute in the one pool of ``threads`` that this process has. The first size stays.
+
+    From then on ONNX Runtime refuses sessions with threads of their own: a worker is one arm, so none is asked for.
+    """
     global _shared_threads
     import onnxruntime
 
@@ -199,6 +201,7 @@ def _share_threads(threads: int) -> None:
         _shared_threads = threads
     if _shared_threads != threads:
         raise RuntimeError(f"this process already computes with {_shared_threads} threads, not {threads}")
+    options.use_per_session_threads = False
 
 
 def _write(path: Path, content: bytes) -> None:
