@@ -128,6 +128,7 @@ def test_a_gpu_has_arms_of_its_own():
     assert cases(expand(device="cuda", launch="eager"))["bnb-nf4", "decode"].params["launch"] == "eager"
     assert not any("launch" in case.params for case in cases(expand()).values())
     assert found["bnb-nf4", "decode"].id == "model_decode/bnb-nf4/qwen3-0.6b/decode-256/transformers/cuda"
+    assert expand(device="cuda").comparisons[0].estimate_s < 30 < expand().comparisons[0].estimate_s
 
 
 def test_weights_of_a_gpu_arm_are_those_of_its_layers_and_a_table_in_half_precision():

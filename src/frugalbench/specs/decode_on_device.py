@@ -87,6 +87,6 @@ ON_DEVICE: dict[str, DecodeFormat] = {
     ),
 }
 # fmt: on
-"""Measured on a CPU, by the same code (2026-11-22, ``qwen3-0.6b`` with a head of 16,384 rows, 64 tokens of context and a
-prompt of 48, ten answers of each arm, seed 1); of bfloat16 the larger of that and what the CPU arm has. A GPU rounds to
-the same formats and adds up in another order."""
+"""Measured on a CPU, by the same code (2026-11-22, ``qwen3-0.6b`` with a head of 16,384 rows, 64 tokens of context and
+a prompt of 48, ten answers of each arm, seed 1); of bfloat16 the larger of that and what the CPU arm has. A GPU rounds
+to the same formats and adds up in another order."""

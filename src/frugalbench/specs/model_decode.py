@@ -239,9 +239,16 @@ def _why_not(settings: Settings, variant: str, shape: DecoderShape, machine: Mac
 
 
 def _comparison(name: str, arms: list[Arm]) -> tuple[Comparison, ...]:
-    """The estimate is rough: a start per arm, weights read and laid out at 0.5 GB/s, arithmetic at 100 GFLOP/s."""
-    estimate_s = sum(1.0 + arm.memory_bytes / 5e8 + 3 * _work(arm) / 1e11 for arm in arms)
+    estimate_s = sum(_estimate_s(arm) for arm in arms)
     return (Comparison(id=name, workload=WORKLOAD, arms=tuple(arms), estimate_s=estimate_s),) if arms else ()
+
+
+def _estimate_s(arm: Arm) -> float:
+    """Rough: a start, weights read and laid out at 0.5 GB/s, arithmetic at 100 GFLOP/s; a GPU does both in a second or
+    two, and its start takes longer."""
+    if arm.cases[0].device != "cpu":
+        return 4.0 + arm.memory_bytes / 1e10
+    return 1.0 + arm.memory_bytes / 5e8 + 3 * _work(arm) / 1e11
 
 
 def _work(arm: Arm) -> float:
