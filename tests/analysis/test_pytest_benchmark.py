@@ -1,4 +1,4 @@
-"""pytest-benchmark's JSON through ``compare``: files are processes, and strangers write them."""
+"""pytest-benchmark's JSON through ``compare`` and ``report``: files are processes, and strangers write them."""
 
 import json
 import subprocess
@@ -48,6 +48,24 @@ def test_one_file_shows_a_ratio_and_no_more(tmp_path: Path, capsys: pytest.Captu
     assert main(["compare", str(base / "0000.json"), str(new / "0000.json"), "--fail-above", "5", "--json"]) == 0
     (change,) = json.loads(capsys.readouterr().out)["changes"]
     assert change["ratio"] == pytest.approx(2, rel=0.05) and change["low"] is None and "one replicate" in change["note"]
+
+
+@pytest.mark.parametrize("fmt", ["terminal", "md", "csv", "json", "latex", "html"])
+def test_every_report_shows_them(tmp_path: Path, capsys: pytest.CaptureFixture[str], fmt: str) -> None:
+    if fmt == "html":
+        pytest.importorskip("vl_convert")
+    base = folder(tmp_path / "base", 0.01, 6, 1)
+    assert main(["report", str(base), "--format", fmt]) == 0
+    assert "test_sum" in capsys.readouterr().out.replace("\\_", "_")
+
+
+def test_a_case_has_the_files_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = folder(tmp_path / "base", 0.01, 6, 1)
+    assert main(["report", str(base), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (case,) = found["cases"]
+    assert case["replicates"] == 6 and case["time_s"] == pytest.approx(0.01, rel=0.02)
+    assert {item["verdict"] for item in found["verdicts"]} == {"not tested"}
 
 
 @pytest.mark.parametrize(

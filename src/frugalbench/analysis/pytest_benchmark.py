@@ -1,4 +1,4 @@
-"""pytest-benchmark's JSON as a run that ``compare`` takes: one file is one process, so one replicate.
+"""pytest-benchmark's JSON as a run that ``compare`` and ``report`` take: one file is one process, so one replicate.
 
 A folder of files (``--benchmark-autosave``, once for each process) has as many replicates as files. Rounds inside a
 process share its luck, so a single file gives ratios and no interval.

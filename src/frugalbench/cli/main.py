@@ -147,7 +147,7 @@ def _verdicts(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def _report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "report", "everything that stored runs hold, in one of several formats")
-    command.add_argument("runs", metavar="RUN", nargs="+", help="run directories")
+    command.add_argument("runs", metavar="RUN", nargs="+", help="run directories; pytest-benchmark JSON, or a folder")
     command.add_argument("--format", choices=_FORMATS, default="terminal")
     command.add_argument(
         "--output", metavar="PATH", help="file to write; a folder for every table, samples too, as csv, parquet or json"

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from frugalbench.analysis.load import Run, load_run
+from frugalbench.analysis.load import Run
+from frugalbench.analysis.pytest_benchmark import load_any
 from frugalbench.cli import output, session
 from frugalbench.schema import FrugalbenchError
 from frugalbench.untrusted import shown
@@ -18,7 +19,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Render stored runs."""
     from frugalbench.report.render import render
 
-    runs = [load_run(path) for path in arguments.runs]
+    runs = [load_any(path) for path in arguments.runs]
     session.warn(runs)
     target = Path(arguments.output) if arguments.output else None
     chosen = "json" if arguments.json else arguments.format
