@@ -40,6 +40,9 @@ class Measure(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     worker_memory_limit_bytes: int | None = None
     """Most that one worker may hold with its children, all its life; by default as much as all of them together."""
     time_budget_s: float = 1200.0
+    overdraft: float = 0.25
+    """Share of the remaining time that a comparison may take from those after it to reach its first look; with 1 the
+    first comparisons are decided where there is too little time for all."""
     energy_rounds: int = 1
 
     @property
@@ -101,7 +104,7 @@ _TOP = ("name", "description", "seed", "measure", "energy", "workload")
 MOST_LOOKS = 20
 MOST_WORKLOADS = 100
 _MOST = {
-    "rounds": 1000, "pilot_rounds": 1000, "energy_rounds": 1000, "sample_s": 3600.0, "lead_in_s": 3600.0,
+    "rounds": 1000, "pilot_rounds": 1000, "energy_rounds": 1000, "overdraft": 1.0, "sample_s": 3600.0, "lead_in_s": 3600.0,
     "warmup_limit_s": 3600.0, "quiet_limit_s": 3600.0, "slow_call_s": 1e6, "cap_call_s": 1e6, "load_limit_s": 1e6,
     "memory_limit_bytes": 2**50, "worker_memory_limit_bytes": 2**50, "time_budget_s": 1e7,
 }  # fmt: skip

@@ -36,6 +36,8 @@ CONTEXT_BYTES = 2.0**30
 """Of a GPU, for each worker: its CUDA context with the libraries' kernels (half of this on an H100), workspaces, and
 what an allocator keeps beyond what it was asked for."""
 MOST_GPU_SHARE = 0.95
+GPU_ENERGY_TURN_S = 2.1
+"""A board's counter moves every 0.1 s, and a window holds 20 of its steps."""
 HOST_THREADS = 4
 """Of a worker whose calls run on a device: launching takes one, and several workers load side by side."""
 MOST_CALL_WORK = 1e16
@@ -58,6 +60,7 @@ def make_plan(
         _check_expansion(expansions[-1], table["name"], seen, f"{config.path}: [[workload]] {shown(table['name'])}")
     _check_names(config, [item.id for expansion in expansions for item in expansion.comparisons])
     comparisons = [kept for item in expansions for kept in (_select(found, only) for found in item.comparisons) if kept]
+    comparisons = [_with_energy(item, config) for item in comparisons]
     modelled = [case for item in expansions for case in item.modelled if _matches(case.id, only)]
     skipped = [skip for item in expansions for skip in item.skipped if _matches(skip.case.id, only)]
     fitted = [_fit(item, config.measure.memory_limit_bytes, machine) for item in comparisons]
@@ -203,6 +206,8 @@ def _select(comparison: Comparison, only: str | None) -> Comparison | None:
         arms=tuple(arms),
         estimate_s=comparison.estimate_s,
         competes=comparison.competes,
+        tier=comparison.tier,
+        metered=comparison.metered,
     )
 
 
@@ -211,6 +216,15 @@ def _select_arm(arm: Arm, only: str | None) -> Arm | None:
     if not cases:
         return None
     return Arm(id=arm.id, cases=cases, imports=arm.imports, memory_bytes=arm.memory_bytes)
+
+
+def _with_energy(comparison: Comparison, config: Config) -> Comparison:
+    """Its estimate with the turns that a GPU's energy takes, which are most of what a replicate there lasts."""
+    cases = sum(arm.cases[0].device == "cuda" and len(arm.cases) for arm in comparison.arms)
+    if not comparison.metered or config.energy.meter == "none":
+        return comparison
+    more_s = GPU_ENERGY_TURN_S * config.measure.energy_rounds * cases
+    return msgspec.structs.replace(comparison, estimate_s=comparison.estimate_s + more_s)
 
 
 def _fit(comparison: Comparison, limit_bytes: float, machine: MachineView) -> tuple[Comparison, list[Skipped]]:

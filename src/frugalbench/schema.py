@@ -141,6 +141,8 @@ class Comparison(Frozen, frozen=True, kw_only=True):
     """Whether arms compete, so that a pilot has to choose among them."""
     tier: Tier = Tier.MEASURED
     """Of its times: ``emulated`` where part of what is timed stands in for something else."""
+    metered: bool = True
+    """Whether joules are of interest, so that turns of their own are taken for them."""
 
 
 class Skipped(Frozen, frozen=True, kw_only=True):

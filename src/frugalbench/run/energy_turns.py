@@ -7,6 +7,8 @@ import msgspec
 from frugalbench.run.schedule import METER_UPDATES
 from frugalbench.schema import Quantity, Reading, Role, Tier
 
+SLOW_METER_S = 0.05
+"""From this update period on, energy turns are most of what a replicate lasts."""
 IDLE_LEAST_S = 0.2
 """The idle window, however quick the meter: background work comes in bursts."""
 SETTLE_SHARE = 0.5

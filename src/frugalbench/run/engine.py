@@ -32,8 +32,6 @@ STEADY_STRETCH = 4.0
 """So many times longer are the samples of a comparison whose latest replicate was under a steady load ..."""
 WIDE_SPREAD = 0.3
 """... if its samples differ by more than this (median over cases of the standard deviation of log time)."""
-OVERDRAFT = 0.25
-"""Share of the remaining time that a comparison may take from the others to reach its first look."""
 
 
 @dataclass
@@ -208,7 +206,7 @@ class Engine:
     def _slack_s(self, number: int) -> float:
         """What a comparison that has not reached its first look may take beyond its share from those after it."""
         left_s = self.setting.deadline_s - time.monotonic()
-        return OVERDRAFT * left_s if number < self.measure.looks[0] else 0.0
+        return self.measure.overdraft * left_s if number < self.measure.looks[0] else 0.0
 
     def _affordable(self, comparison: Comparison, replicate: Replicate, number: int, budget_end_s: float) -> int:
         """Rounds for the next replicate: those that suit its noise, and that reach the next look within its share."""

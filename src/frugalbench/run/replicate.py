@@ -415,7 +415,9 @@ class Replicate:
             for name, (arm, item) in states.items()
             if item.active and name not in slow and arm.loaded is not None and arm.loaded.update_period_s is not None
         }
-        if not metered or not self._energy_fits(list(metered.values())):
+        if not metered or not self.comparison.metered:
+            return
+        if not self._energy_fits(list(metered.values())) or self._spares_energy(list(metered.values())):
             return
         self._energy_baseline([arm for arm, _ in metered.values()])
         for _, item in metered.values():
@@ -424,6 +426,11 @@ class Replicate:
             for name in self._order(regime, -1 - number, metered):
                 self._check_time()
                 self._energy_turn(*metered[name], number)
+
+    def _spares_energy(self, metered: list[tuple[ArmState, CaseState]]) -> bool:
+        """A pilot takes none where a meter is slow: it chooses who competes, for which times do."""
+        slowest_s = max(arm.loaded.update_period_s or 0.0 for arm, _ in metered if arm.loaded is not None)
+        return self.number == 0 and slowest_s >= energy_turns.SLOW_METER_S
 
     def _energy_fits(self, metered: list[tuple[ArmState, CaseState]]) -> bool:
         """Whether the time that is left holds these turns up to the first look; if not, the cases say so."""

@@ -19,12 +19,14 @@ from frugalbench.schema import FrugalbenchError
 _QUIET_LIBRARIES = {
     "OPENBLAS_NUM_THREADS": "1",
     "ORT_DISABLE_TELEMETRY": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "TOKENIZERS_PARALLELISM": "false",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
     "CI": "true",
     "PYTHONWARNINGS": "ignore",
 }
-"""Environment of every worker: one thread while importing, no telemetry, no helper process pools."""
+"""Environment of every worker: one thread while importing, no telemetry, no helper process pools. A process in which a
+library started a thread on import (pyarrow's allocator, which transformers finds through scikit-learn) has no forks."""
 
 _EXIT_WAIT_S = 10.0
 _PARTING_S = 2.0

@@ -92,7 +92,8 @@ def _on_cuda(settings: Settings, options: dict[str, int], machine: MachineView) 
         for case in cases
     )
     name = f"{WORKLOAD}/{settings.device}"
-    return Expansion(comparisons=(Comparison(id=name, workload=WORKLOAD, arms=arms, estimate_s=8.0, competes=False),))
+    made = Comparison(id=name, workload=WORKLOAD, arms=arms, estimate_s=8.0, competes=False, metered=False)
+    return Expansion(comparisons=(made,))
 
 
 def cuda_buffer_mib(l2_bytes: int, memory_bytes: int | None) -> int:
@@ -144,7 +145,7 @@ def _comparison(cases: tuple[Case, ...], sizes: _Sizes) -> Comparison:
         )
         for case in cases
     )
-    return Comparison(id=WORKLOAD, workload=WORKLOAD, arms=arms, estimate_s=1.2, competes=False)
+    return Comparison(id=WORKLOAD, workload=WORKLOAD, arms=arms, estimate_s=1.2, competes=False, metered=False)
 
 
 def _cases(sizes: _Sizes, device: str, seed: int) -> tuple[Case, ...]:

@@ -260,3 +260,8 @@ def prepare(arm: Arm, context: Context) -> None:
     case = arm.cases[0]
     if context.device == "cpu" and (case.backend == "onnxruntime" or case.params["bits"] < 16):
         load(arm, context).close()
+    if case.backend == "triton" or case.variant == "torch-fp8":  # compiles and tries out its kernels, which is cached
+        made = load(arm, context)
+        for item in arm.cases:
+            made.bind(item)
+        made.close()

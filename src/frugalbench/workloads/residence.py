@@ -24,13 +24,16 @@ def too_small(bound: Bound) -> str | None:
 
 
 def too_fast(case: Case, device_s: float | None, byte_per_s: float | None) -> str | None:
-    """Why ``device_s`` per call cannot be the time of reading the case's weights at the memory's ``byte_per_s``."""
+    """Why ``device_s`` per call cannot be the time of reading the case's weights at the memory's ``byte_per_s``.
+
+    A call reads the weights that are stored, or, as a mixture does, those of its traffic that it uses.
+    """
     if device_s is None or byte_per_s is None or case.cost is None:
         return None
-    limit_s = case.cost.weight_bytes / (BEYOND_MEMORY * byte_per_s)
-    if device_s >= limit_s:
+    read_bytes = min(case.cost.weight_bytes, case.cost.traffic_bytes)
+    if device_s >= read_bytes / (BEYOND_MEMORY * byte_per_s):
         return None
-    rate = si(case.cost.weight_bytes / max(device_s, 1e-12), "B/s")
+    rate = si(read_bytes / max(device_s, 1e-12), "B/s")
     return (
         f"{rate} of weights, and the device's memory delivers {si(byte_per_s, 'B/s')} at most: they stayed in the "
         "cache; take more copies or a larger shape"

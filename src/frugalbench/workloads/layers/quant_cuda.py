@@ -1,10 +1,12 @@
 """Linear layers that exist on a CUDA device only: float8 as torch multiplies it, and the own 4-bit kernel."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from frugalbench.backends.base import content_key, recall, remember
 from frugalbench.schema import Artefact, Case
 from frugalbench.workloads.base import Context, NoPath
 from frugalbench.workloads.layers import quant_device as device
@@ -20,7 +22,9 @@ _TUNING_CALLS, _TUNING_SERIES = 16, 4
 
 def make(case: Case, source: device.Source, context: Context) -> "DeviceLinear":
     """The layer of a case; ``triton`` and ``torch``'s float8."""
-    return W4A16(case, source, context.device) if case.backend == "triton" else TorchFloat8(case, source)
+    if case.backend == "triton":
+        return W4A16(case, source, context.device, context.cache_dir)
+    return TorchFloat8(case, source)
 
 
 class DeviceLinear:
@@ -108,10 +112,11 @@ def float8_rows(values_MK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class W4A16(DeviceLinear):
-    """The own Triton kernel (``kernels/triton/w4a16.py``). How a call is cut is tried out while loading."""
+    """The own Triton kernel (``kernels/triton/w4a16.py``). How a call is cut is tried out once, and remembered."""
 
-    def __init__(self, case: Case, source: device.Source, device_name: str) -> None:
+    def __init__(self, case: Case, source: device.Source, device_name: str, cache_dir: Path) -> None:
         super().__init__(case, device_name)
+        self._cache_dir = cache_dir
         self._module = triton_file.load("w4a16")
         p = case.params
         self._held = [self._module.pack(source(c), p["group_size"], self._dtype) for c in range(p["copies"])]
@@ -129,8 +134,18 @@ class W4A16(DeviceLinear):
         return x
 
     def _quickest(self, x: torch.Tensor) -> Any:
+        """The first worker tries; every later one takes what it found, so that replicates run the same kernel."""
         configs = self._module.candidates(len(x))
-        return configs[0] if self._device == "cpu" else min(configs, key=lambda config: self._time_s(x, config))
+        if self._device == "cpu":
+            return configs[0]
+        packed = self._held[0]
+        parts = {"tokens": len(x), "shape": [packed.outputs, packed.inputs, packed.group], "values": self._values}
+        path = self._cache_dir / "triton" / f"w4a16-{content_key(parts | triton_file.tools('w4a16', x.device))}.json"
+        if (known := recall(path)) is None:
+            times_s = {str(config): self._time_s(x, config) for config in configs}
+            known = {"chosen": min(times_s, key=lambda name: times_s[name]), "trials": times_s}
+            remember(path, known)
+        return next((config for config in configs if str(config) == known["chosen"]), configs[0])
 
     def _time_s(self, x: torch.Tensor, config: Any) -> float:
         """Time of a call, matrices in turn, the best of a few series: other arms may be loading beside. The first

@@ -1,10 +1,7 @@
 """The mixture on the own Triton kernels (``kernels/triton/moe.py``), for NVIDIA GPUs; forward only."""
 
-import importlib.util
-import sys
 import time
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +9,18 @@ import torch
 from torch.nn import functional
 
 from frugalbench.backends.base import content_key, recall, remember
-from frugalbench.paths import shipped
-from frugalbench.schema import Artefact, FrugalbenchError
+from frugalbench.schema import Artefact
 from frugalbench.specs import routing
+from frugalbench.workloads.layers import triton_file
 from frugalbench.workloads.layers.ffn import Mixture
 
-MODULE = "frugalbench_triton_moe"
 _REPLAYS = 3
 """Timed replays of a plan's graph; the quickest counts."""
 
 
-@cache
 def kernel() -> Any:
-    """The kernels' module. It lies outside the package's folder of Python code, as all kernels do."""
-    path = _source()
-    spec = importlib.util.spec_from_file_location(MODULE, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FrugalbenchError(f"Triton kernel {path} is missing; install frugalbench again")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _source() -> Path:
-    return shipped("kernels") / "triton" / "moe.py"
+    """The kernels' module."""
+    return triton_file.load("moe")
 
 
 class TritonMoe(Mixture):
@@ -93,7 +77,11 @@ def tuned(layer: TritonMoe, batches: Sequence[torch.Tensor], cache_dir: Path) ->
     T, K = len(batches[0]), layer.top_k + layer.n_shared
     E, D, F = layer.weights["down"].shape
     dtype = batches[0].dtype
-    parts = {"shape": [T, K, E, D, F, layer.capacity_factor], "dtype": str(dtype), **_tools(batches[0].device)}
+    parts = {
+        "shape": [T, K, E, D, F, layer.capacity_factor],
+        "dtype": str(dtype),
+        **triton_file.tools("moe", batches[0].device),
+    }
     path = cache_dir / "triton" / f"plan-{content_key(parts)}.json"
     known = recall(path)
     found: dict[str, Any]
@@ -109,13 +97,6 @@ def tuned(layer: TritonMoe, batches: Sequence[torch.Tensor], cache_dir: Path) ->
     tokens, expand, reduce, group = found["plan"]
     plan = kernel().Plan(tokens, kernel().Tiles(*expand), kernel().Tiles(*reduce), group)
     return plan, Artefact(name=f"triton/{T}-tokens", build_s=found["build_s"], cached=known is not None)
-
-
-def _tools(device: torch.device) -> dict[str, str]:
-    import triton
-
-    source = content_key({"source": _source().read_text(encoding="utf-8")})
-    return {"device": torch.cuda.get_device_name(device), "triton": triton.__version__, "source": source}
 
 
 def _listed(plan: Any) -> list[Any]:
