@@ -1,9 +1,14 @@
 """The window by two clocks: what it refuses, and what it counts as built inside it."""
 
+import gc
+import weakref
+from types import SimpleNamespace
+
 import pytest
 
 from frugalbench.workloads import stopwatch
 from frugalbench.workloads.base import Bound
+from frugalbench.workloads.device import Recorded
 from frugalbench.workloads.stopwatch import Elapsed, compiled, timed
 
 
@@ -68,3 +73,23 @@ def test_a_processor_has_one_clock_and_compiles_nothing(monkeypatch):
 def test_windows_add_up_and_an_unknown_part_makes_the_sum_unknown():
     assert Elapsed(1.0, 0.9) + Elapsed(2.0, 1.9) == Elapsed(3.0, 0.9 + 1.9)
     assert (Elapsed(1.0, 0.9) + Elapsed(2.0, None)).device_s is None
+
+
+class Tensor:
+    """Something that an arm holds."""
+
+
+def test_a_recorded_call_keeps_what_it_reads():
+    """A graph knows addresses only: freed inputs would be overwritten by whatever comes next."""
+
+    def bound():
+        held = Tensor()
+        graph = SimpleNamespace(replay=lambda: None)
+        return Recorded(lambda _index: held, [graph], ["answer"]), weakref.ref(held)
+
+    recorded, gone = bound()
+    gc.collect()
+    assert gone() is not None and recorded(3) == "answer"
+    del recorded
+    gc.collect()
+    assert gone() is None

@@ -109,12 +109,7 @@ class Cuda:
             torch.cuda.synchronize()
             return call, f"eager: cannot be recorded as a CUDA graph: {str(problem).strip().splitlines()[0]}"
 
-        def replay(index: int) -> object:
-            index %= rotation
-            graphs[index].replay()
-            return outputs[index]
-
-        return replay, f"CUDA graph, one for each of {rotation} positions"
+        return Recorded(call, graphs, outputs), f"CUDA graph, one for each of {rotation} positions"
 
     def compilations(self) -> int:
         """Kernels built by Triton and graphs compiled by torch.compile."""
@@ -129,6 +124,21 @@ class Cuda:
         """By the board's largest memory clock (two transfers a cycle) and the width of its bus, from NVML."""
         look = bound_to_board(f"cuda:{self._torch.cuda.current_device()}", memory_byte_per_s)
         return None if look is None else look()
+
+
+class Recorded:
+    """A call's positions, each as a graph. It holds the call too: a graph reads weights and inputs where they lay when
+    it was recorded, and nothing else may keep them from being freed."""
+
+    def __init__(self, call: Call, graphs: list[Any], outputs: list[object]) -> None:
+        self.call = call
+        self._graphs, self._outputs = graphs, outputs
+
+    def __call__(self, index: int) -> object:
+        """Replay position ``index``; what it gives lies where the recording put it, until the next replay."""
+        index %= len(self._graphs)
+        self._graphs[index].replay()
+        return self._outputs[index]
 
 
 _triton_compilations = [0]

@@ -43,6 +43,8 @@ LAYERS = {
     "triton": "frugalbench.workloads.layers.quant_cuda",
 }
 """Backend to the module whose ``make(case, source, context)`` gives its :class:`Linear`."""
+_LARGE_INPUT = 2**22
+"""Values; drawing so many takes longer than reading them."""
 _KEPT = 4
 """Drawn matrices that lie in the run's scratch folder, for the workers after the first."""
 
@@ -172,7 +174,16 @@ class QuantizedLinear:
         self.linear.close()
 
     def _input(self, case: Case, position: int) -> np.ndarray:
-        return inputs(case.params["seed"], position, case.params["m"], case.params["k"])
+        """Tokens of a position; large ones are drawn once a run and read by every later worker."""
+        p = case.params
+        if p["m"] * p["k"] < _LARGE_INPUT:
+            return inputs(p["seed"], position, p["m"], p["k"])
+        number = position % DISTINCT_INPUTS
+        file = self.context.scratch_dir / "inputs" / f"{p['m']}x{p['k']}-seed{p['seed']}-{number}.npy"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            _save(file, inputs(p["seed"], number, p["m"], p["k"]))
+        return np.asarray(np.load(file, allow_pickle=False))
 
     def _result(self, call: Callable[[int], object], index: int) -> np.ndarray:
         return self.linear.to_numpy(call(index)).astype(np.float64)

@@ -1,5 +1,6 @@
 """Linear layers that exist on a CUDA device only: float8 as torch multiplies it, and the own 4-bit kernel."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -143,14 +144,22 @@ class W4A16(DeviceLinear):
         path = self._cache_dir / "triton" / f"w4a16-{content_key(parts | triton_file.tools('w4a16', x.device))}.json"
         if (known := recall(path)) is None:
             times_s = {str(config): self._time_s(x, config) for config in configs}
-            known = {"chosen": min(times_s, key=lambda name: times_s[name]), "trials": times_s}
+            fitting = {name: time_s for name, time_s in times_s.items() if time_s < math.inf}
+            if not fitting:
+                raise RuntimeError("no cut of the 4-bit Triton kernel fits this device's shared memory")
+            known = {"chosen": min(fitting, key=lambda name: fitting[name]), "trials": fitting}
             remember(path, known)
         return next((config for config in configs if str(config) == known["chosen"]), configs[0])
 
     def _time_s(self, x: torch.Tensor, config: Any) -> float:
         """Time of a call, matrices in turn, the best of a few series: other arms may be loading beside. The first
-        series, which compiles, is left out."""
-        series = [self._series_s(x, config) for _ in range(_TUNING_SERIES)]
+        series, which compiles, is left out. Endless for a cut that does not fit the device."""
+        from triton.runtime.errors import TritonError
+
+        try:
+            series = [self._series_s(x, config) for _ in range(_TUNING_SERIES)]
+        except TritonError:
+            return math.inf
         return min(series[1:])
 
     def _series_s(self, x: torch.Tensor, config: Any) -> float:
