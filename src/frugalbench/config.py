@@ -105,8 +105,8 @@ MOST_LOOKS = 20
 MOST_WORKLOADS = 100
 _MOST = {
     "rounds": 1000, "pilot_rounds": 1000, "energy_rounds": 1000, "overdraft": 1.0, "sample_s": 3600.0,
-    "lead_in_s": 3600.0, "warmup_limit_s": 3600.0, "quiet_limit_s": 3600.0, "slow_call_s": 1e6, "cap_call_s": 1e6, "load_limit_s": 1e6,
-    "memory_limit_bytes": 2**50, "worker_memory_limit_bytes": 2**50, "time_budget_s": 1e7,
+    "lead_in_s": 3600.0, "warmup_limit_s": 3600.0, "quiet_limit_s": 3600.0, "slow_call_s": 1e6, "cap_call_s": 1e6,
+    "load_limit_s": 1e6, "memory_limit_bytes": 2**50, "worker_memory_limit_bytes": 2**50, "time_budget_s": 1e7,
 }  # fmt: skip
 """What nobody waits for or has; a config beyond it is a mistake or a trap."""
 MOST_REPLICATES = 1000

@@ -41,14 +41,21 @@ class Group:
 
 def views(claim: Claim, evidence: Evidence) -> Iterator[tuple[Claim, Group]]:
     """Every comparison and regime that a paired claim is about, with the claim as it reads for that workload: its own,
-    then each that stands beside it."""
+    then each that stands beside it. Where one workload stands there twice, with other arms on other devices, a group
+    is held against those arms that it has."""
     rule = claim.rule
     assert isinstance(rule, PairedRatio)
     for arms in (None, *rule.beside):
         mine = rule if arms is None else _beside(rule, arms)
         for group in groups(evidence, mine.workload, named=arms is not None).values():
-            if group.regime in claim.regimes:
+            if group.regime in claim.regimes and (arms is None or arms is _fitting(rule.beside, arms, group)):
                 yield msgspec.structs.replace(claim, rule=mine), group
+
+
+def _fitting(beside: Sequence[PairedArms], arms: PairedArms, group: Group) -> PairedArms:
+    """Of the entries for this workload the first whose arms were measured in the group; the first of all if none."""
+    same = [item for item in beside if item.workload == arms.workload]
+    return next((i for i in same if not group.counted.keys().isdisjoint((*i.as_shipped, *i.best))), same[0])
 
 
 def _beside(rule: PairedRatio, arms: PairedArms) -> PairedRatio:
