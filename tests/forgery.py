@@ -113,8 +113,9 @@ def synthetic(seed: int, arms: int = 3, replicates: int = 6, rounds: int = 7) ->
                 records[arm]["samples"].append(sample)
                 if replicate:
                     records[arm]["readings"].append(_reading(draw, sample))
-        for record in records:
-            record["readings"].append({**_reading(draw, record["samples"][0], 40.0), "role": "idle", "calls": 0})
+        idle = {**_reading(draw, records[0]["samples"][0], 40.0), "role": "idle", "calls": 0}
+        for record in records:  # read once a replicate, while all arms are loaded
+            record["readings"].append(idle)
         parts.records += records
     wall_s = clock_ns / 1e9 + 1
     manifest["harness"] |= {"wall_s": wall_s, "measuring_s": wall_s - 0.5, "prepared_s": 0.2}

@@ -329,8 +329,15 @@ def _extra(claim: Claim, group: Group, name: str, intervals: Mapping[str, Interv
     others = [f"{shown(rule, item.ratio):.3g} over {base}" for base, item in intervals.items() if base != strongest]
     if others:
         notes.append(", ".join(others))
-    missing = [f"{base} left out ({_why_left_out(group, base)})" for base in _left_out(claim, intervals)]
-    return "; ".join(notes + missing)
+    return "; ".join([*notes, *_missing(claim, group, intervals)])
+
+
+def _missing(claim: Claim, group: Group, intervals: Mapping[str, Interval]) -> list[str]:
+    """Baselines that were not there, by the reason why."""
+    found: dict[str, list[str]] = {}
+    for base in _left_out(claim, intervals):
+        found.setdefault(_why_left_out(group, base), []).append(base)
+    return [f"{', '.join(names)} left out ({reason})" for reason, names in found.items()]
 
 
 def _why_left_out(group: Group, base: str) -> str:

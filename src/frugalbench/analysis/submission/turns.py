@@ -171,14 +171,16 @@ def plan(run: Run) -> Iterator[Finding]:
 
 
 def _gaps(run: Run, seen: dict[tuple[str, str, str], dict[int, Record]]) -> Iterator[Finding]:
-    """Replicates that some arm took part in and another, which never failed, did not."""
+    """Replicates that some arm took part in and another, which never failed, did not. What was modelled or left out
+    while planning has no replicates."""
     numbers: dict[str, set[int]] = {}
     ended = {record.comparison for record in run.records if record.status is not Status.OK}
     for (comparison, _, _), records in seen.items():
         whole = {number for number, record in records.items() if not record.interrupted}
         numbers.setdefault(comparison, set()).update(whole)
+    measured = {comparison.id for comparison in run.manifest.plan.comparisons}
     for (comparison, _, case), records in seen.items():
-        missing = numbers[comparison] - records.keys()
+        missing = numbers[comparison] - records.keys() if comparison in measured else set()
         if missing and all(record.status is Status.OK for record in records.values()):
             shown = ", ".join(map(str, sorted(missing)[:4]))
             yield case, f"has no record of replicate {shown}, in which other arms took part"
