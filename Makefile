@@ -1,4 +1,5 @@
 # make bench   measure the smoke config and print its verdicts (installs first if needed)
+# make gpu     the same on an NVIDIA card: half an hour, or TIME=300 seconds for the large effects
 # make test    everything that CI runs (installs first if needed)
 #
 # TORCH_INDEX  where torch comes from. Empty: the default package index (on Linux, CUDA wheels).
@@ -11,12 +12,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FAST := $(BIN)/pytest -m "not real and not goal" -n 2 --dist loadfile --max-worker-restart=0
 OUT ?=
+TIME ?=
 REPORT_RUN ?= results/cpu-reference
 
-.PHONY: bench test install lock reference validation fast format
+.PHONY: bench gpu test install lock reference validation fast format
 
 bench: $(STAMP)
 	$(BIN)/frugalbench run smoke $(if $(OUT),--out $(OUT))
+
+gpu: $(STAMP)
+	$(BIN)/frugalbench run gpu $(if $(OUT),--out $(OUT)) $(if $(TIME),--time-budget $(TIME))
 
 test: $(STAMP)
 	$(BIN)/ruff check .
