@@ -155,7 +155,8 @@ class Reader:
             for number in sorted(arms[candidate].keys() & arms[baseline].keys()):
                 ours = per_unit(arms[candidate][number], rule["metric"])
                 theirs = per_unit(arms[baseline][number], rule["metric"])
-                rounds = [k for k in ours.keys() & theirs.keys() if k not in void[number]]
+                spoilt = set() if rule["metric"] == "energy" else void[number]  # energy turns have rounds of their own
+                rounds = [k for k in ours.keys() & theirs.keys() if k not in spoilt]
                 if rounds:
                     found.append(shift + statistics.median(math.log(theirs[k] / ours[k]) for k in rounds))
             return found

@@ -1,9 +1,5 @@
 """The Triton kernel that rounds tokens to float8, in Triton's interpreter."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 pytestmark = pytest.mark.real
@@ -11,21 +7,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="needs the extra 'triton'; its interpreter runs without a GPU")
 
 from frugalbench.workloads.layers import quant_cuda, triton_file  # noqa: E402
+from kernels import triton_interpreter  # noqa: E402
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-
-@pytest.mark.skipif(INTERPRETED, reason="is the process of its own")
+@pytest.mark.skipif(triton_interpreter.ON, reason="is the process of its own")
 def test_all_of_this_file_in_the_interpreter():
-    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        program, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=99
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "3 passed" in done.stdout
+    triton_interpreter.run(__file__, 3)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="runs in a process of its own, see the first test")
+@pytest.mark.skipif(not triton_interpreter.ON, reason="runs in a process of its own, see the first test")
 @pytest.mark.parametrize(("tokens", "inputs"), [(1, 64), (7, 320), (3, 1000)])
 def test_each_row_gets_its_scale_and_codes(tokens, inputs):
     """Values that float8 holds: the interpreter's own conversion drops carries, so rounding shows on a GPU only, where

@@ -1,9 +1,5 @@
 """The Triton expert kernels in Triton's interpreter, on the CPU: the same text that a GPU would compile."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 pytestmark = pytest.mark.real
@@ -13,24 +9,17 @@ pytest.importorskip("triton", reason="needs the extra 'triton'; its interpreter 
 from frugalbench.workloads.layers import ffn, triton_ffn  # noqa: E402
 from kernels import triton_interpreter  # noqa: E402
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-inside = pytest.mark.skipif(not INTERPRETED, reason="runs in a process of its own, see the first test")
+inside = pytest.mark.skipif(not triton_interpreter.ON, reason="runs in a process of its own, see the first test")
 SHAPES = 220
 LARGEST_ERROR = {torch.float32: 1e-5, torch.float16: 2.0**-7, torch.bfloat16: 2.0**-4}
 """Of the largest value, over the rms of the answer; for 16 bits 16 roundings, as a case is allowed."""
-if INTERPRETED:
+if triton_interpreter.ON:
     triton_interpreter.mend()
 
 
-@pytest.mark.skipif(INTERPRETED, reason="is the process of its own")
+@pytest.mark.skipif(triton_interpreter.ON, reason="is the process of its own")
 def test_all_of_this_file_in_the_interpreter():
-    """Triton decides when it is imported whether it interprets, so that takes a process of its own."""
-    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        program, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "9 passed" in done.stdout
+    triton_interpreter.run(__file__, 9)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +177,7 @@ class NoKernel:
         return lambda *_, **__: None
 
 
-@pytest.mark.skipif(INTERPRETED, reason="launches nothing")
+@pytest.mark.skipif(triton_interpreter.ON, reason="launches nothing")
 @pytest.mark.parametrize("capacity_factor", [0.0, 1.25])
 @pytest.mark.parametrize("tokens", [1, 40, 4096])
 def test_nothing_but_sizes_decides_what_is_launched(monkeypatch, tokens, capacity_factor):
@@ -202,7 +191,7 @@ def test_nothing_but_sizes_decides_what_is_launched(monkeypatch, tokens, capacit
     assert layer_of(*weights, top_k=4, capacity_factor=capacity_factor)(x_TD).shape == (tokens, D)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="runs no kernel")
+@pytest.mark.skipif(triton_interpreter.ON, reason="runs no kernel")
 def test_blocks_that_are_made_room_for_suffice_and_waste_little():
     kernel = triton_ffn.kernel()
     random = torch.Generator().manual_seed(1)
@@ -214,7 +203,7 @@ def test_blocks_that_are_made_room_for_suffice_and_waste_little():
         assert int((-(-sizes // tokens)).sum()) <= room <= copies // tokens + experts
 
 
-@pytest.mark.skipif(INTERPRETED, reason="runs no kernel")
+@pytest.mark.skipif(triton_interpreter.ON, reason="runs no kernel")
 def test_the_quickest_plan_that_fits_is_taken_and_remembered(monkeypatch, tmp_path):
     from triton.runtime.errors import OutOfResources
 
@@ -233,13 +222,13 @@ def test_the_quickest_plan_that_fits_is_taken_and_remembered(monkeypatch, tmp_pa
         return seconds[plan]
 
     monkeypatch.setattr(triton_ffn, "replay_s", replayed)
-    monkeypatch.setattr(triton_ffn, "_tools", lambda _: {"device": "a card"})
+    monkeypatch.setattr(triton_ffn.triton_file, "tools", lambda *_: {"device": "a card"})
     batches = [torch.empty(160, 64, dtype=torch.bfloat16)]
     plan, built = triton_ffn.tuned(layer, batches, tmp_path)
     assert (plan, built.cached, tried, layer.plans) == (plans[2], False, plans, {})
     plan, built = triton_ffn.tuned(layer, batches, tmp_path)
     assert (plan, built.cached, len(tried)) == (plans[2], True, len(plans))
-    monkeypatch.setattr(triton_ffn, "_tools", lambda _: {"device": "another card"})
+    monkeypatch.setattr(triton_ffn.triton_file, "tools", lambda *_: {"device": "another card"})
     seconds.update(dict.fromkeys(seconds))
     with pytest.raises(RuntimeError, match="fits this device: out of resource"):
         triton_ffn.tuned(layer, batches, tmp_path)

@@ -1,8 +1,6 @@
 """The 4-bit Triton kernel in Triton's interpreter, on the CPU: the same text that a GPU would compile."""
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,21 +12,15 @@ pytest.importorskip("triton", reason="needs the extra 'triton'; its interpreter 
 from frugalbench.specs import quant_formats  # noqa: E402
 from frugalbench.workloads.layers import quant_cuda, quant_device, triton_file  # noqa: E402
 from frugalbench.workloads.layers import quant_values as values  # noqa: E402
+from kernels import triton_interpreter  # noqa: E402
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-inside = pytest.mark.skipif(not INTERPRETED, reason="runs in a process of its own, see the first test")
+inside = pytest.mark.skipif(not triton_interpreter.ON, reason="runs in a process of its own, see the first test")
 SHAPES = 208
 
 
-@pytest.mark.skipif(INTERPRETED, reason="is the process of its own")
+@pytest.mark.skipif(triton_interpreter.ON, reason="is the process of its own")
 def test_all_of_this_file_in_the_interpreter():
-    """Triton decides when it is imported whether it interprets, so that takes a process of its own."""
-    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        program, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "7 passed" in done.stdout
+    triton_interpreter.run(__file__, 7)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +78,7 @@ def test_it_multiplies_what_is_stored_at_any_shape(kernel, quarter):
 def test_the_arm_answers_what_its_stored_words_say():
     params = {"values": "bfloat16", "group_size": 64, "copies": 2}
     layer = quant_cuda.W4A16(
-        SimpleNamespace(params=params), lambda copy: quant_device.weights(3, copy, 32, 320, "cpu"), "cpu"
+        SimpleNamespace(params=params), lambda copy: quant_device.weights(3, copy, 32, 320, "cpu"), "cpu", Path()
     )
     x = values.inputs(3, 1, 3, 320)
     found = layer.to_numpy(layer.run(1, layer.prepare(x)))

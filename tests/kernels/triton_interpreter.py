@@ -6,11 +6,26 @@ an array of one element. It cuts float32 off to bfloat16 where a GPU rounds to t
 of a function inside a kernel nor checks each sum of integers for overflow.
 """
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from inspect import ismodule
 from typing import Any
 
 import numpy as np
+
+ON = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether this process interprets: Triton decides when it is imported, so that takes a process of its own."""
+
+
+def run(file: str, passed: int) -> None:
+    """Run a file's tests in a process that interprets; ``passed`` of them must."""
+    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+    environ = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(program, env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"{passed} passed" in done.stdout
 
 
 def mend() -> None:
