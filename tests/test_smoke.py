@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-BUDGET_S = 60
+BUDGET_S = 30
 
 
 @pytest.fixture(scope="module")

@@ -233,7 +233,8 @@ def test_planted_mistakes_are_caught_on_the_simulated_device(call) -> None:
     assert "compiled or tuned inside" in found["late-tuning"]["reason"]
     run = load_run(Path(answer.json["runs"]) / "planted")
     wrong = [record for record in run.records if record.arm in MISTAKES]
-    assert wrong and not any(s.void is None for record in wrong for s in record.samples), "a wrong arm got a time"
+    times = [record for record in wrong if record.replicate and record.samples and record.status != "failed"]
+    assert wrong and not times, "a wrong arm got a time that counts"
     assert session.self_test_of(Machine.detect().fingerprint, "sim") is None, "it says nothing of this machine"
 
 

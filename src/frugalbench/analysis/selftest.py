@@ -343,7 +343,8 @@ def planted(records: Sequence[Record], mistake: str, words: str) -> Planted:
     mine = [record for record in records if record.comparison == f"{WORKLOAD}/{mistake}"]
     wrong = [record for record in mine if record.arm == mistake]
     honest = [record for record in mine if record.arm != mistake]
-    refused = bool(wrong) and all(record.status is Status.FAILED and words in record.reason for record in wrong)
+    timed = any(counted(record) and record.samples for record in wrong)
+    refused = not timed and any(record.status is Status.FAILED and words in record.reason for record in wrong)
     counts = any(counted(record) and record.samples for record in honest)
     if not counts or any(record.status is not Status.OK for record in honest):
         why = next((record.reason for record in honest if record.reason), "it never took a turn")
