@@ -220,3 +220,14 @@ def test_effective_threads_are_what_was_asked_for(monkeypatch):
     worker.limit_threads(3)
     assert asked == [3, 3]
     assert worker.effective_threads() == 3
+
+
+def test_artefacts_are_built_once_in_each_environment(session, monkeypatch):
+    """Compiled graphs of another environment are not found again, though all versions are the same."""
+    built = []
+    for prefix in ("/one", "/one", "/other"):
+        monkeypatch.setattr(worker.sys, "prefix", prefix)
+        made = session()
+        monkeypatch.setattr(made.builder, "prepare", lambda *_, here=prefix: built.append(here), raising=False)
+        made.prepare(protocol.Prepare())
+    assert built == ["/one", "/other"]

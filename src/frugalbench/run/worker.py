@@ -136,11 +136,14 @@ class Session:
         return f"out of memory: {memory.gib(limit_bytes)} allowed for each worker; {memory.ADVICE}"
 
     def prepare(self, _: protocol.Prepare) -> protocol.Finished:
-        """Build the arm's artefacts unless a marker in the cache says that this arm has been built."""
+        """Build the arm's artefacts unless a marker in the cache says that this arm has been built.
+
+        By this environment: what torch.compile keeps is of no use to another one with libraries of the same versions.
+        """
         build = getattr(self.builder, "prepare", None)
         if build is None:
             return protocol.Finished()
-        text = repr((sorted(library_versions().items()), self.context.threads, self.job.arm))
+        text = repr((sys.prefix, sorted(library_versions().items()), self.context.threads, self.job.arm))
         marker = self.context.cache_dir / "prepared" / hashlib.sha256(text.encode()).hexdigest()[:16]
         if not marker.exists():
             limit_threads(self.context.threads)
