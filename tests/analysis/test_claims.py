@@ -461,6 +461,16 @@ def test_memory_thresholds_are_per_width() -> None:
     assert {row.verdict for row in rows if row.regime == "4-bit"} == {Outcome.REFUTED}
 
 
+def test_a_model_whose_tables_stay_wide_says_what_they_cost() -> None:
+    sizes = {"weight_bytes": 58e6, "bf16_bytes": 45e6, "quantised_share": 0.5, "unquantised_bytes": 46e6}
+    facts = {name: make_fact(value) for name, value in sizes.items()}
+    record = make_record("rtn-int8", "task", "quantized_model", case_fields={"shape": "small"}, facts=facts)
+    (row,) = (row for row in judged(CLAIMS["quant.memory"], [record]) if (row.candidate or "").startswith("rtn-int8"))
+    assert row.verdict == Outcome.REFUTED and row.ratio == pytest.approx(58 / 45)
+    assert "50% of the parameters" in row.reason and "43.9 MiB as held" in row.reason
+    assert "ratio 0.767" in row.reason  # (58 - 46 + 22.5) / 45
+
+
 # Coverage
 
 

@@ -240,6 +240,8 @@ def test_a_folder_of_the_users_is_quantised_and_answers(kind, tmp_path, cache):
         facts = made.reply.facts[name]
         assert facts["weight_bytes"].value < 4 * facts["bf16_bytes"].value / 2
         assert 0.2 < facts["quantised_share"].value < 1
+        outside = 4 * (1 - facts["quantised_share"].value) * facts["bf16_bytes"].value / 2
+        assert facts["unquantised_bytes"].value == pytest.approx(outside)  # held as float32
     if kind == "llama":
         assert "lm_head" not in made.loaded.applied.layers
     assert len(made.reply.facts) == len(chosen)

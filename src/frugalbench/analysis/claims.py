@@ -27,7 +27,7 @@ from frugalbench.schema import (
     Tier,
     Verdict,
 )
-from frugalbench.units import share
+from frugalbench.units import byte_size, share, significant
 
 
 def load_claims() -> tuple[Claim, ...]:
@@ -115,8 +115,17 @@ def _covered(record: Record) -> str:
     """How much of a whole model its format covers, or how the cases of a census ended, where the record tells."""
     if "census_s" in record.facts:
         return _census(record)
-    found = record.facts.get("quantised_share")
-    return f"{share(found.value)} of the parameters are in this format" if found and found.value is not None else ""
+    value = {name: found.value for name, found in record.facts.items()}
+    part, total, wide, rest = (
+        value.get(name) for name in ("quantised_share", "weight_bytes", "bf16_bytes", "unquantised_bytes")
+    )
+    if part is None:
+        return f"{byte_size(rest)} of it are not in this format" if rest else ""
+    said = f"{share(part)} of the parameters are in this format"
+    if total is None or not wide or rest is None or rest <= (narrow := (1 - part) * wide):
+        return said
+    would = significant((total - rest + narrow) / wide)
+    return f"{said}, the others take {byte_size(rest)} as held; in bf16 they would make the ratio {would}"
 
 
 def _census(record: Record) -> str:

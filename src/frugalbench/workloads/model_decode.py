@@ -202,7 +202,9 @@ class LoadedModel:
 
     def _facts(self, case: Case) -> dict[str, Quantity]:
         shape = DecoderShape.of_params(case.params)
-        return {
+        other = getattr(self.model, "unquantised_bytes", int)()
+        kept = {"unquantised_bytes": _bytes(other, "look-up table and gains, not in the format")} if other else {}
+        return kept | {
             "weight_bytes": _bytes(self.model.loaded_bytes(), "all weights as loaded: codes, scales, tables, gains"),
             "bf16_bytes": _bytes(2 * shape.parameters, "2 bytes per weight"),
         }

@@ -299,6 +299,9 @@ class LoadedModel:
             "weight_bytes": measured(self.applied.stored_bytes(), "byte", "every weight and table as held"),
             "bf16_bytes": measured(2 * self.parameters, "byte", "2 bytes per parameter of the whole model"),
             "quantised_share": measured(held / self.parameters, "1", "parameters in layers of this format"),
+            "unquantised_bytes": measured(
+                self.applied.other_bytes(), "byte", "look-up tables, norms and biases as held"
+            ),
         }
         if case.params["model"] == TINY:
             size = tiny_lm.kv_bytes_per_token(case.params, case.params["kv_bits"])

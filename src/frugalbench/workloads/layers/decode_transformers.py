@@ -90,9 +90,17 @@ class TransformersModel:
 
     def loaded_bytes(self) -> int:
         """Bytes of every parameter, each piece of memory once, and of quantised layers with their scales."""
-        held = {item.data_ptr(): item.nbytes for item in self.module.parameters()}
-        quantised = [layer for layer in self.module.modules() if _is_dynamic(layer)]
-        return int(sum(held.values())) + sum(_int8(layer).size_bytes for layer in quantised)
+        return self._float_bytes() + sum(_int8(layer).size_bytes for layer in self._quantised())
+
+    def unquantised_bytes(self) -> int:
+        """What stays as it was beside quantised layers: here the look-up table, whose codes the head alone has."""
+        return self._float_bytes() if self._quantised() else 0
+
+    def _float_bytes(self) -> int:
+        return int(sum({item.data_ptr(): item.nbytes for item in self.module.parameters()}.values()))
+
+    def _quantised(self) -> list[Any]:
+        return [layer for layer in self.module.modules() if _is_dynamic(layer)]
 
     def threads(self) -> int:
         """Threads that torch computes with."""

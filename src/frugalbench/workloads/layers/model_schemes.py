@@ -75,6 +75,14 @@ class Applied:
         held: dict[int, int] = {p.data_ptr(): p.nbytes for p in self.network.module.parameters()}
         return sum(held.values()) + sum(linear.stored_bytes() for linear in self._held())
 
+    def other_bytes(self) -> int:
+        """Bytes of what lies outside the scheme's layers: look-up tables, norms, biases."""
+        inside = {
+            p.data_ptr() for layer in self.layers.values() for name, p in layer.named_parameters() if name != "bias"
+        }
+        held = {p.data_ptr(): p.nbytes for p in self.network.module.parameters() if p.data_ptr() not in inside}
+        return sum(held.values())
+
     @property
     def artefacts(self) -> tuple[Artefact, ...]:
         """What quantising all layers took, where it is kept on disk; one line for all of them."""
