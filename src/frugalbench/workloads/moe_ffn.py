@@ -16,7 +16,7 @@ from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers import decoder_block, drawn, ffn
 from frugalbench.workloads.moe_reference import gradient_probes, reference, reference_key, route, sum_experts
 
-__all__ = ["LoadedFfn", "load", "prepare", "reference", "reference_key", "route", "sum_experts"]
+__all__ = ["LoadedFfn", "load", "nothing_to_prepare", "prepare", "reference", "reference_key", "route", "sum_experts"]
 
 _TORCH_MIXTURES = {"moe-loop": ffn.LoopMoe, "moe-sorted": ffn.SortedMoe, "moe-grouped": ffn.GroupedMoe}
 
@@ -197,6 +197,13 @@ def prepare(arm: Arm, context: Context) -> None:
         layer = _feed_forward(case.variant, case.params, context, 0)
         for item in arm.cases:
             _planned(layer, _tokens(item, context), context)
+
+
+def nothing_to_prepare(arm: Arm, context: Context) -> bool:
+    """Of arms without kernels or graphs of their own."""
+    variant = arm.cases[0].variant
+    plans = variant == "moe-triton" and context.device != "cpu"
+    return variant not in (*spec.NATIVE, "moe-compiled") and not plans
 
 
 def load(arm: Arm, context: Context) -> LoadedFfn:

@@ -17,6 +17,8 @@ from frugalbench.workloads.layers.expert_works import Work
 _STEP = 128
 """Values at which places begin: 512 bytes, as an allocator would."""
 _MOST_PLACES = 256
+_MOST_MOVED = 2**26
+"""Values that all places of a size span at most: 256 MiB, more than any cache."""
 _CHUNK = 1024
 """Periods that are compared at a time."""
 
@@ -36,7 +38,8 @@ class Collective(Work):
     def __init__(self, dist: Any, operation: str, count: int, buffers: Buffers) -> None:
         self.dist, self.operation, self.count, self._buffers = dist, operation, count, buffers
         self._stride = -(-count // _STEP) * _STEP
-        self.places = max(1, min(_MOST_PLACES, len(buffers.source) // self._stride))
+        spanned = min(_MOST_MOVED, len(buffers.source))
+        self.places = max(1, min(_MOST_PLACES, spanned // self._stride))
         uses = spec.most_uses(operation, len(buffers.inputs))
         if uses is not None:
             self.most_calls = uses * self.places - 1
@@ -80,7 +83,8 @@ class Collective(Work):
         return worst if first == len(found) else float("inf")
 
     def _fresh(self, position: int) -> torch.Tensor:
-        self._buffers.result.fill_(torch.nan)
+        begin = self._begin(position)
+        self._buffers.result[begin : begin + self.count].fill_(torch.nan)
         self.ready()
         return self.once(position)
 
