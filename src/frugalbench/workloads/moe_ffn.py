@@ -263,6 +263,10 @@ def _mixture(variant: str) -> Callable[[dict[str, torch.Tensor], dict[str, Any]]
         from frugalbench.workloads.layers.triton_ffn import TritonMoe
 
         return TritonMoe
+    if variant == "moe-vllm":
+        from frugalbench.workloads.layers.vllm_ffn import VllmMoe
+
+        return VllmMoe
     if variant == "moe-compiled":
         return functools.partial(_compiled_ffn().CompiledMoe)
     if variant in spec.NATIVE:
