@@ -34,7 +34,7 @@ _WITH_TORCH = frozenset(("torch", "transformers", "bitsandbytes", "torchao", "tr
 """Libraries that compute on a GPU through torch."""
 _PACKAGES = (
     "frugalbench", "numpy", "torch", "transformers", "bitsandbytes", "onnx", "onnxscript", "onnxruntime", "openvino",
-    "scipy",
+    "scipy", "torchao", "triton", "vllm",
 )  # fmt: skip
 
 

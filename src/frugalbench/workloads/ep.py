@@ -17,7 +17,7 @@ The options are those of the workload (``--decode-tokens``, ``--sizes-kib`` …;
 against the float64 layer before anything is timed. The line holds, per regime, medians over paired rounds: ``step_s``,
 ``exchange_s`` (the step's all-to-alls alone), ``compute_s`` (its experts alone, slowest rank), ``exchange_share`` of
 the step; and from all-to-alls of equal blocks ``predicted_exchange_s``, its ``miss``, and ``predicted_share``, of
-itself and ``compute_s``. Exit status 2: the request is wrong; 1: a wrong answer.
+itself and ``compute_s``. Exit status 2: the request is wrong; 1: a wrong answer, or a rank was lost.
 """
 
 import json
