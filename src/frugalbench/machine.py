@@ -30,6 +30,7 @@ __all__ = [
     "EnvironmentProbe",
     "Machine",
     "ProbeResult",
+    "available_bytes",
     "capabilities",
     "deep_probes",
     "has_running_thread",
@@ -226,8 +227,16 @@ def _size_bytes(text: str) -> int:
     return int(text[:-1]) * _SIZE[text[-1]] if text[-1] in _SIZE else int(text)
 
 
-def _memory_bytes(root: Path) -> int | None:
-    match = re.search(r"^MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that processes could still take, as the kernel estimates it and no more than their control group may
+    hold; ``None`` where ``/proc`` does not tell."""
+    free = _memory_bytes(root, "MemAvailable")
+    limit = _cgroup_limits(root)[0]
+    return free if free is None or limit is None else min(free, limit)
+
+
+def _memory_bytes(root: Path, name: str = "MemTotal") -> int | None:
+    match = re.search(rf"^{name}:\s+(\d+) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
     return int(match[1]) * 1024 if match else None
 
 

@@ -47,6 +47,15 @@ def test_one_comparison_after_the_other_with_references_of_their_own(tmp_path):
     assert sorted(entry["name"] for entry in log_entries(log, "reference")) == ["one/a/decode", "one/b/decode"]
 
 
+def test_arms_with_nothing_to_build_that_share_a_reference_start_no_worker_for_it(tmp_path):
+    arms = make_arm("a"), make_arm("same"), make_arm("other", key="its own")
+    result = run_fake(tmp_path / "run", make_comparison(*arms), looks=(1,))
+    assert [line for line in result.progress if "reference of" in line] == [
+        f"fake: artefacts and reference of {arm.id}" for arm in (arms[0], arms[2])
+    ]
+    assert {record.status for record in result.records} == {Status.OK}
+
+
 def test_skipped_cases_become_records_once(tmp_path, monkeypatch):
     skip = Skipped(case=make_case("left-out"), reason="needs what is not here")
     real = helpers.Plan

@@ -118,9 +118,9 @@ def test_a_hopelessly_slow_arm_is_capped_and_never_timed(zoo):
     assert record.verification.passed
 
 
-def test_an_arm_whose_library_starts_threads_is_spawned(zoo):
+def test_an_arm_whose_library_starts_threads_is_forked_without_it(zoo):
     record = zoo[0].one("threads", 1)
-    assert (record.status, record.worker.start_method, record.worker.template_id) == (Status.OK, "spawn", None)
+    assert (record.status, record.worker.start_method, record.worker.template_id) == (Status.OK, "fork", "template-1")
     assert len(record.samples) == 3
 
 

@@ -75,12 +75,30 @@ def test_each_set_of_imports_has_its_own_template(pool):
 
 
 def test_a_template_with_threads_is_not_forked(pool, tmp_path):
-    worker, template_id = pool.start(("fake_threads", *FAKE))
-    assert pool.template(("fake_threads", *FAKE)).ready.threads == 2
+    worker, template_id = pool.start(("fake_threads",))
+    ready = pool.template(("fake_threads",)).ready
+    assert (ready.threads, ready.spoilt_by) == (2, "fake_threads")
+    assert re.fullmatch(r"started 1 thread \(.+\)", ready.spoilt_how)
     assert template_id is None
     worker.request(job(tmp_path), LIMIT_S)
     assert worker.request(protocol.Load(), LIMIT_S).pid == worker.pid
     worker.finish()
+
+
+def test_a_worker_is_forked_from_what_starts_no_threads_and_imports_the_rest_itself(pool):
+    worker, template_id = pool.start(("json", "fake_threads", *FAKE))
+    lean = pool.template(("json", *FAKE))
+    assert template_id == lean.id and pool.pids() == [lean.pid]
+    assert Path(f"/proc/{worker.pid}/stat").read_text().rsplit(")", 1)[1].split()[1] == str(lean.pid)
+    assert pool.start(("json", "fake_threads", *FAKE))[1] == lean.id
+    assert list(pool.spoilt()) == ["fake_threads"] and pool.pids() == [lean.pid] and len(pool.import_s()) == 2
+
+
+def test_a_template_that_asked_cuda_is_not_forked_although_it_has_one_thread(pool):
+    """torch tells only in a forked process that CUDA would refuse it."""
+    _, template_id = pool.start(("fake_asks_cuda", *FAKE))
+    assert template_id == pool.template(FAKE).id
+    assert pool.spoilt() == {"fake_asks_cuda": "asked the CUDA driver, which does not outlive a fork"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +131,7 @@ def test_imports_that_take_too_long(tmp_path):
         ("segfault", r"worker killed by SIGSEGV"),
     ],
 )
-@pytest.mark.parametrize("imports", [FAKE, ("json", *FAKE), ("fake_threads", *FAKE)], ids=["fork", "grown", "spawn"])
+@pytest.mark.parametrize("imports", [FAKE, ("json", *FAKE), ("fake_threads",)], ids=["fork", "grown", "spawn"])
 def test_the_exit_of_a_worker_is_relayed(pool, tmp_path, how, reason, imports):
     pool.template(("json",))
     worker, template_id = pool.start(imports)
@@ -149,7 +167,7 @@ def test_no_answer_in_time_kills_the_worker(pool, tmp_path):
     assert not alive(worker.pid)
 
 
-@pytest.mark.parametrize("imports", [FAKE, ("fake_threads", *FAKE)], ids=["fork", "spawn"])
+@pytest.mark.parametrize("imports", [FAKE, ("fake_threads",)], ids=["fork", "spawn"])
 @pytest.mark.parametrize("end", ["finish", "kill"])
 def test_what_a_worker_left_behind_is_gone_when_its_end_is_known(pool, tmp_path, imports, end):
     log = str(tmp_path / "log")
@@ -233,7 +251,7 @@ pool = Pool(here, 30.0)
 log = str(here / "log")
 idle, _ = load(pool, here, log=log, stray=True)
 grown, _ = load(pool, here, ("json", "fake_workload"))
-spawned, _ = load(pool, here, ("fake_threads", "fake_workload"), log=log, stray=True)
+spawned, _ = load(pool, here, ("fake_threads",), log=log, stray=True)
 strays = [entry["stray"] for entry in log_entries(log, "stray")]
 busy, _ = load(pool, here, work_s=600)
 protocol.send(busy._channel, turn())

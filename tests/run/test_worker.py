@@ -212,6 +212,19 @@ def test_references_with_one_key_are_computed_once(session, tmp_path):
     assert (tmp_path / "log").read_text().count('"reference"') == 1
 
 
+def test_other_arms_are_pointed_to_a_reference_only_where_nothing_is_to_be_built(session, monkeypatch):
+    made, others = session(), (make_arm("same"), make_arm("other", key="its own"))
+
+    def told():
+        return set(made.answer(protocol.Reference(others)).paths)
+
+    assert told() == {CASE, "fake/same/decode"}
+    monkeypatch.setattr(made.builder, "prepare", lambda *_: None, raising=False)
+    assert told() == {CASE}
+    monkeypatch.setattr(made.builder, "nothing_to_prepare", lambda *_: True, raising=False)
+    assert told() == {CASE, "fake/same/decode"}
+
+
 def test_effective_threads_are_what_was_asked_for(monkeypatch):
     asked = []
     torch = SimpleNamespace(set_num_threads=asked.append, get_num_threads=lambda: asked[-1])

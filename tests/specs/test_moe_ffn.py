@@ -179,7 +179,9 @@ def test_what_an_arm_cannot_do_is_skipped_with_its_reason():
     skips = expand(variants=["dense-equal-active", "moe-transformers-batched", "moe-compiled"]).skipped
     found = {(skip.case.variant, skip.case.regime): skip.reason for skip in skips}
     assert set(found) == {("moe-transformers-batched", "prefill"), ("moe-compiled", "training")}
-    assert all("NVIDIA" in skip.reason for skip in expand(variants=["dense-equal-active", "moe-triton"]).skipped)
+    gpu = {skip.case.id: skip for skip in expand(variants=["dense-equal-active", *spec.ON_GPU]).skipped}
+    assert {skip.case.variant for skip in gpu.values()} == {*spec.ON_GPU}
+    assert all("NVIDIA" in skip.reason for skip in gpu.values() if skip.case.regime != "training")
     assert "copies expert weights for every token" in found["moe-transformers-batched", "prefill"]
 
 
@@ -196,6 +198,21 @@ def test_a_gpu_takes_16_bits_in_every_arm_but_float32_twins():
     twins = {skip.case.variant: skip.reason for skip in made.skipped if skip.case.variant.endswith("-fp32")}
     assert set(twins) == {"dense-equal-total-fp32", "dense-equal-active-fp32"}
     assert all("tensor cores" in reason for reason in twins.values())
+
+
+def test_vllm_takes_16_bits_forward_and_no_capacity_where_it_is_installed():
+    made, found = on_gpu(variants=["moe-vllm"], regimes=["decode", "training"])
+    assert made.comparisons[0].arms[0].imports == ("torch", "vllm.model_executor.layers.fused_moe")
+    assert found["moe-vllm", "decode"].backend == "vllm" and ("moe-vllm", "training") not in found
+    without = Machine()
+    without.installed = lambda package: None if package == "vllm" else "1"
+    wanted = {
+        "pip install vllm, in an environment of its own": on_gpu(without, variants=["moe-vllm"], regimes=["decode"]),
+        "measured in 16 bits": on_gpu(variants=["moe-vllm"], regimes=["decode"], weights="float32"),
+        "know no capacity": on_gpu(variants=["moe-vllm"], regimes=["decode"], capacity_factor=1),
+    }
+    for reason, (made, found) in wanted.items():
+        assert not found and reason in made.skipped[0].reason
 
 
 def test_a_gpu_streams_past_its_own_cache():

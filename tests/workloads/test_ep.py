@@ -1,8 +1,6 @@
 """The same step under a real torchrun: one line of JSON, and one line for what cannot be."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +12,7 @@ from frugalbench.schema import Case
 from frugalbench.specs import expert_parallel as spec
 from frugalbench.specs.base import Settings
 from frugalbench.workloads.base import Context
+from workloads.torchrun_ranks import torchrun
 
 pytest.importorskip("torch")
 
@@ -26,20 +25,9 @@ SMALL = (
 )
 
 
-def torchrun(*words: str) -> "subprocess.CompletedProcess[str]":
-    program = [
-        str(Path(sys.executable).with_name("torchrun")),
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "frugalbench.workloads.ep",
-    ]
-    return subprocess.run([*program, *words], capture_output=True, text=True, check=False, timeout=60)
-
-
 @pytest.mark.real
 def test_two_ranks_print_one_line() -> None:
-    done = torchrun(*SMALL.split(), "--routing", "zipf-1")
+    done = torchrun(ep.WHERE, *SMALL.split(), "--routing", "zipf-1")
     assert done.returncode == 0, done.stderr[-2000:]
     (line,) = done.stdout.splitlines()
     found = json.loads(line)

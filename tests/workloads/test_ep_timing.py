@@ -7,14 +7,15 @@ import pytest
 
 pytest.importorskip("torch")
 
-from frugalbench.workloads import ep_timing
-from frugalbench.workloads.ep_timing import Clock, measure
+from frugalbench.workloads import stopwatch
+from frugalbench.workloads.ep_timing import Clock, host_s, measure
+from frugalbench.workloads.layers.expert_works import Work as Base
 
 SLOWER = 2.0
 """How much longer the other rank takes for everything."""
 
 
-class Work:
+class Work(Base):
     """Moves the clock by a fixed time per call."""
 
     def __init__(self, time: Any, call_s: float):
@@ -28,7 +29,7 @@ class Work:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Any:
     found = SimpleNamespace(now_s=0.0)
-    monkeypatch.setattr(ep_timing, "time", SimpleNamespace(perf_counter=lambda: found.now_s))
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter_ns=lambda: round(found.now_s * 1e9)))
     return found
 
 
@@ -44,7 +45,7 @@ def clock(time: Any) -> Clock:
 
 def test_times_are_per_call_of_the_slowest_rank_and_meeting_is_not_timed(time: Any) -> None:
     works: Any = {"short": Work(time, 0.001), "long": Work(time, 0.3)}
-    found = measure(works, clock(time), rounds=4, window_s=0.02, seed=1)
+    found = host_s(measure(works, clock(time), rounds=4, window_s=0.02, seed=1))
     assert found["short"] == pytest.approx([SLOWER * 0.001] * 4)
     assert found["long"] == pytest.approx([SLOWER * 0.3] * 4)
 
@@ -78,3 +79,15 @@ def _order(time: Any) -> list[str]:
         work.name = name
     measure(works, clock(time), rounds=3, window_s=0.02, seed=7)
     return order
+
+
+def test_a_work_is_made_ready_before_each_window_and_bounds_its_calls(time: Any) -> None:
+    class Bounded(Work):
+        most_calls = 3
+
+        def ready(self) -> None:
+            self.positions.append("ready")
+
+    work = Bounded(time, 0.001)
+    measure({"work": work}, clock(time), rounds=2, window_s=1.0, seed=1)
+    assert work.positions[9:] == ["ready", 3, 3, 4, 5, "ready", 6, 6, 7, 8]

@@ -18,7 +18,7 @@ OPTIONS = {
     "variants": [*spec.DENSE, *spec.MOE], "scale": 1 / 64, "stream_bytes": 700_000, "decode_tokens": [3],
     "batch_tokens": [9], "prefill_tokens": [33], "training_tokens": [10],
 }  # fmt: skip
-DENSE, MOE = spec.DENSE, tuple(name for name in spec.MOE if name not in ("moe-compiled", "moe-triton"))
+DENSE, MOE = spec.DENSE, tuple(name for name in spec.MOE if name not in ("moe-compiled", *spec.ON_GPU))
 VARIANTS = (*DENSE, *MOE)
 
 

@@ -13,7 +13,7 @@ from workloads.moe_sessions import SEED, Bench, Machine
 pytestmark = pytest.mark.real
 torch = pytest.importorskip("torch")
 
-MIXTURES = tuple(name for name in spec.MOE if name not in ("moe-compiled", "moe-triton"))
+MIXTURES = tuple(name for name in spec.MOE if name not in ("moe-compiled", *spec.ON_GPU))
 ARMS = (*spec.DENSE, *TWINS, *MIXTURES)
 OPTIONS = {
     "shape": "own", "d_model": 192, "d_expert": 144, "experts": 6, "top_k": 2, "n_shared": 1,

@@ -34,7 +34,7 @@ _WITH_TORCH = frozenset(("torch", "transformers", "bitsandbytes", "torchao", "tr
 """Libraries that compute on a GPU through torch."""
 _PACKAGES = (
     "frugalbench", "numpy", "torch", "transformers", "bitsandbytes", "onnx", "onnxscript", "onnxruntime", "openvino",
-    "scipy",
+    "scipy", "torchao", "triton", "vllm",
 )  # fmt: skip
 
 
@@ -208,6 +208,7 @@ def measure(
 
 def _finished(manifest: Manifest, outcome: Outcome, harness: Harness) -> Manifest:
     imports = tuple(f"import of {name}: {time_s:.1f} s" for name, time_s in outcome.import_s.items())
+    alone = tuple(f"each worker imported {name} by itself: on import it {how}" for name, how in outcome.spoilt.items())
     return msgspec.structs.replace(
         manifest,
         machine_after=Machine.detect().describe(),
@@ -215,7 +216,7 @@ def _finished(manifest: Manifest, outcome: Outcome, harness: Harness) -> Manifes
         state=outcome.state,
         harness=harness,
         decisions=outcome.decisions,
-        notes=(*manifest.notes, *imports),
+        notes=(*manifest.notes, *imports, *alone),
     )
 
 

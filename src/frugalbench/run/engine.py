@@ -47,6 +47,8 @@ class Outcome:
     """Of this process, for modelled cases."""
     peak_pss_bytes: float = 0.0
     import_s: dict[str, float] = field(default_factory=dict)
+    spoilt: dict[str, str] = field(default_factory=dict)
+    """Modules that each worker had to import by itself, and what they do on import."""
     failed: int = 0
 
 
@@ -108,7 +110,7 @@ class Engine:
             self.outcome.state = "interrupted"
         finally:
             self.outcome.measuring_s = time.monotonic() - begin - self.outcome.prepared_s
-            self.outcome.import_s = self.pool.import_s()
+            self.outcome.import_s, self.outcome.spoilt = self.pool.import_s(), self.pool.spoilt()
             self.pool.close()
         self.outcome.failed = sum(record.status is Status.FAILED for record in self.records)
         return self.outcome
@@ -279,22 +281,23 @@ class Engine:
         """Folders of the float64 references by case, and why there is none; once per run, in workers of their own."""
         paths: dict[str, str] = {}
         reasons: dict[str, str] = {}
-        for arm in comparison.arms:
-            if all(case.tolerance is None for case in arm.cases):
+        checked = [arm for arm in comparison.arms if not all(case.tolerance is None for case in arm.cases)]
+        for number, arm in enumerate(checked):
+            if all(case.id in paths for case in arm.cases):
                 continue
             self.progress(f"{comparison.id}: artefacts and reference of {arm.id}")
             try:
-                paths.update(self._reference(arm))
+                paths.update(self._reference(arm, checked[number + 1 :]))
             except WorkerGone as gone:
                 reasons.update({case.id: str(gone) for case in arm.cases})
         return paths, reasons
 
-    def _reference(self, arm: Arm) -> dict[str, str]:
+    def _reference(self, arm: Arm, others: Sequence[Arm]) -> dict[str, str]:
         worker, template_id = self.pool.start(arm.imports)
         try:
             worker.request(make_job(self.setting, arm, template_id), self._limit_s())
             self._prepare(worker)
-            reply = worker.request(protocol.Reference(), self._limit_s())
+            reply = worker.request(protocol.Reference(tuple(others)), self._limit_s())
         except BaseException:
             worker.kill()
             worker.close()

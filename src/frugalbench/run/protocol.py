@@ -39,6 +39,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Reference(msgspec.Struct, frozen=True, tag=True):
     """Compute and store the float64 references of the arm's cases (once per run, in a worker of its own)."""
 
+    others: tuple[Arm, ...] = ()
+    """Arms of the comparison that have none yet."""
+
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
     """Export and compile what is not cached yet; accounted apart from measuring."""
@@ -100,7 +103,8 @@ Request = Job | Prepare | Reference | Load | Verify | Calibrate | Turn | Idle | 
 
 class Referenced(msgspec.Struct, frozen=True, tag=True):
     paths: dict[str, str]
-    """Case id to the folder that holds its reference arrays."""
+    """Case id to the folder that holds its reference arrays; of other arms too where theirs are the same and nothing
+    is to be prepared for them, so that they need no worker for it."""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):

@@ -1,12 +1,15 @@
 """A template process: imports an arm's libraries once, never computes, and makes the workers.
 
-Forking is safe only from a process with one thread, so the template counts its threads after importing and reports the
-count; where there are more, its workers are started afresh (still as its children). OpenBLAS would start threads on
-import, hence ``OPENBLAS_NUM_THREADS=1`` in its environment. The template reaps its children and relays their exit
-status, because a grandchild's status is not visible to the parent; before it does, it ends whatever they left behind.
-It ends all of them when the parent is gone.
+Forking is safe only from a process with one thread that never asked the CUDA driver anything, so the template looks
+after each import and tells which module spoilt it, and how. Its workers are then forked from a template without that
+module, which they import themselves; where nothing else is to be imported, they are started afresh (still as its
+children). OpenBLAS would start threads on import, hence ``OPENBLAS_NUM_THREADS=1`` in its environment.
+
+The template reaps its children and relays their exit status, because a grandchild's status is not visible to the
+parent; before it does, it ends whatever they left behind. It ends all of them when the parent is gone.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -31,6 +34,9 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     threads: int
     import_s: float
     problem: str = ""
+    spoilt_by: str = ""
+    """The module after whose import no worker may be forked."""
+    spoilt_how: str = ""
 
 
 class Forked(msgspec.Struct, frozen=True, tag=True):
@@ -51,6 +57,35 @@ def thread_count() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
+def unforkable() -> str:
+    """Why no worker may be forked from this process; empty when one may."""
+    names = [_text(task / "comm") for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
+    if names:
+        return f"started {len(names)} thread{'s' * (len(names) > 1)} ({', '.join(sorted(set(names)))})"
+    return "asked the CUDA driver, which does not outlive a fork" if _asked_cuda() else ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "unnamed"
+    except OSError:
+        return "already ended"
+
+
+def _asked_cuda() -> bool:
+    """Whether torch would refuse CUDA in a child; it tells only there. The process must have one thread."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    pid = os.fork()
+    if pid == 0:
+        spoilt = True
+        with contextlib.suppress(Exception):
+            spoilt = torch.cuda._is_in_bad_fork()
+        os._exit(int(spoilt))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0
+
+
 def main(argv: list[str]) -> None:
     """``template CONTROL_FD MODULE…``: import the modules, then make a worker for each channel received."""
     family.die_with_parent()
@@ -61,13 +96,13 @@ def main(argv: list[str]) -> None:
 def serve(control: socket.socket, modules: list[str]) -> None:
     """Import, report, then make workers and further templates until the parent is gone."""
     started = time.monotonic()
-    problem = _import([*modules, "frugalbench.run.worker"])
+    problem, *spoilt = _import([*modules, "frugalbench.run.worker"])
     gc.collect()
     gc.freeze()
     family.adopt_orphans()
     family.die_with_parent(False)
     try:
-        protocol.send(control, Ready(thread_count(), time.monotonic() - started, problem))
+        protocol.send(control, Ready(thread_count(), time.monotonic() - started, problem, *spoilt))
         _serve(control)
     except OSError:
         pass
@@ -75,13 +110,19 @@ def serve(control: socket.socket, modules: list[str]) -> None:
         family.end_strays(())
 
 
-def _import(modules: list[str]) -> str:
+def _import(modules: list[str]) -> tuple[str, str, str]:
+    """What failed, which module was the first to make forking unsafe, and how; each empty when nothing did."""
+    spoilt_by = spoilt_how = ""
     for module in modules:
         try:
             importlib.import_module(module)
         except (Exception, SystemExit) as problem:
-            return f"import {module}: {reasons.one_line(problem)}"
-    return ""
+            return f"import {module}: {reasons.one_line(problem)}", spoilt_by, spoilt_how
+        if not spoilt_by and (how := unforkable()):
+            spoilt_by, spoilt_how = module, how
+    if spoilt_by and not unforkable():  # its threads have ended
+        return "", "", ""
+    return "", spoilt_by, spoilt_how
 
 
 def _serve(control: socket.socket) -> None:

@@ -22,11 +22,13 @@ _QUIET_LIBRARIES = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "TOKENIZERS_PARALLELISM": "false",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     "CI": "true",
     "PYTHONWARNINGS": "ignore",
 }
-"""Environment of every worker: one thread while importing, no telemetry, no helper process pools. A process in which a
-library started a thread on import (pyarrow's allocator, which transformers finds through scikit-learn) has no forks."""
+"""Environment of every worker: one thread while importing, no telemetry, no helper process pools. Whether there is a
+GPU is asked of NVML: after a question to CUDA itself no forked process could use it. A process in which a library
+started a thread on import (pyarrow's allocator, which transformers finds through scikit-learn) has no forks."""
 
 _EXIT_WAIT_S = 10.0
 _PARTING_S = 2.0
@@ -215,7 +217,7 @@ class Template:
     @property
     def forkable(self) -> bool:
         """Whether a worker may be forked from it."""
-        return not self.dead and not self.ready.problem and self.ready.threads == 1
+        return not self.dead and not self.ready.problem and not self.ready.spoilt_by
 
     def worker(self, log: Path, limit_bytes: float | None = None) -> tuple[Worker, str]:
         """A fresh worker, forked where that is safe, and how it was made."""
@@ -311,6 +313,7 @@ class Pool:
         self._worker_limit_bytes = worker_limit_bytes
         self._mark = secrets.token_hex(8)
         self._templates: dict[frozenset[str], Template] = {}
+        self._ready: dict[frozenset[str], template.Ready] = {}
         self._made = 0
         self._started = 0
 
@@ -327,6 +330,7 @@ class Pool:
             found = self._templates[wanted] = self._make(modules)
         if found.ready.problem:
             raise WorkerGone(found.ready.problem)
+        self._ready[wanted] = found.ready
         return found
 
     def _make(self, modules: tuple[str, ...]) -> Template:
@@ -340,12 +344,32 @@ class Pool:
                 return base.extend(name, modules, log, self._limit_s)
         return start_template(name, modules, log, self._limit_s, self._mark)
 
+    def _source(self, modules: tuple[str, ...]) -> Template:
+        """What to make a worker from: the template for ``modules``, or one without what must not be in a template.
+
+        The one with it then ends: it may hold a device's memory, and keep the device awake.
+        """
+        wanted = frozenset(modules)
+        ready = self._ready.get(wanted) or self.template(modules).ready
+        rest = tuple(module for module in modules if module != ready.spoilt_by)
+        if not rest or len(rest) == len(modules):
+            return self.template(modules)
+        try:
+            lean = self._source(rest)
+        except WorkerGone:
+            return self.template(modules)
+        if not lean.forkable:
+            return self.template(modules)
+        if (spoilt := self._templates.pop(wanted, None)) is not None:
+            spoilt.kill()
+        return lean
+
     def start(self, modules: tuple[str, ...]) -> tuple[Worker, str | None]:
         """A fresh worker and the id of its template, or ``None`` where it could not be forked."""
         self._started += 1
         log = self._scratch / f"worker-{self._started}.log"
         for _ in range(2):
-            found = self.template(modules)
+            found = self._source(modules)
             with contextlib.suppress(WorkerGone):
                 worker, kind = found.worker(log, self._worker_limit_bytes)
                 return worker, found.id if kind == template.FORK else None
@@ -356,8 +380,13 @@ class Pool:
         return [item.pid for item in self._templates.values()]
 
     def import_s(self) -> dict[str, float]:
-        """Import time of each template."""
-        return {" ".join(sorted(key)) or "numpy": item.ready.import_s for key, item in self._templates.items()}
+        """Import time of each template, also of one that has ended."""
+        living = {key: item.ready for key, item in self._templates.items()}
+        return {" ".join(sorted(key)) or "numpy": item.import_s for key, item in (self._ready | living).items()}
+
+    def spoilt(self) -> dict[str, str]:
+        """What the import of a module did that forbids forks, by module."""
+        return {item.spoilt_by: item.spoilt_how for item in self._ready.values() if item.spoilt_by}
 
     def close(self) -> None:
         """End all templates and everything that was ever made from them."""

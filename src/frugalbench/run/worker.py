@@ -140,25 +140,40 @@ class Session:
 
         By this environment: what torch.compile keeps is of no use to another one with libraries of the same versions.
         """
-        build = getattr(self.builder, "prepare", None)
-        if build is None:
-            return protocol.Finished()
-        text = repr((sys.prefix, sorted(library_versions().items()), self.context.threads, self.job.arm))
-        marker = self.context.cache_dir / "prepared" / hashlib.sha256(text.encode()).hexdigest()[:16]
-        if not marker.exists():
+        marker = self._marker(self.job.arm)
+        if not self._prepared(self.job.arm):
             limit_threads(self.context.threads)
-            build(self.job.arm, self.context)
+            self.builder.prepare(self.job.arm, self.context)
             marker.parent.mkdir(parents=True, exist_ok=True)
             marker.touch()
         return protocol.Finished()
 
-    def reference(self, _: protocol.Reference) -> protocol.Referenced:
-        """Compute the float64 references of this arm's cases unless another arm has."""
-        return protocol.Referenced(paths={case.id: self._reference(case) for case in self.cases.values()})
+    def _marker(self, arm: Any) -> Path:
+        text = repr((sys.prefix, sorted(library_versions().items()), self.context.threads, arm))
+        return self.context.cache_dir / "prepared" / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _prepared(self, arm: Any) -> bool:
+        """Whether nothing is to be built for an arm, or it has been."""
+        if not hasattr(self.builder, "prepare"):
+            return True
+        idle = getattr(self.builder, "nothing_to_prepare", None)
+        return bool(idle is not None and idle(arm, self.context)) or self._marker(arm).exists()
+
+    def reference(self, request: protocol.Reference) -> protocol.Referenced:
+        """Compute the float64 references of this arm's cases unless another arm has; point others to the same ones."""
+        paths = {case.id: self._reference(case) for case in self.cases.values()}
+        for arm in request.others:
+            folders = {case.id: self._folder(case) for case in arm.cases}
+            if self._prepared(arm) and all(folder.exists() for folder in folders.values()):
+                paths |= {name: str(folder) for name, folder in folders.items()}
+        return protocol.Referenced(paths=paths)
+
+    def _folder(self, case: Any) -> Path:
+        key = hashlib.sha256(self.builder.reference_key(case).encode()).hexdigest()[:16]
+        return self.context.scratch_dir / "references" / key
 
     def _reference(self, case: Any) -> str:
-        key = hashlib.sha256(self.builder.reference_key(case).encode()).hexdigest()[:16]
-        folder = self.context.scratch_dir / "references" / key
+        folder = self._folder(case)
         if not folder.exists():
             save_arrays(folder, self.builder.reference(case, self.context))
         return str(folder)
@@ -464,7 +479,7 @@ def effective_threads() -> int | None:
 
 def library_versions() -> dict[str, str]:
     """Versions of the runtimes that this worker has loaded."""
-    names = ("numpy", "torch", "transformers", "bitsandbytes", "torchao", "onnxruntime", "onnx", "openvino")
+    names = ("numpy", "torch", "transformers", "bitsandbytes", "torchao", "onnxruntime", "onnx", "openvino", "vllm")
     found = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
     return {name: str(version) for name, version in found.items() if version}
 

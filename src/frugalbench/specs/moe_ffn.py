@@ -39,9 +39,9 @@ from frugalbench.specs.moe_inputs import (
 from frugalbench.specs.moe_shape import label_of, layer_of, layer_params
 
 __all__ = [
-    "BATCHES", "DENSE", "LLAMA", "MOE", "NATIVE", "REGIMES", "TRANSFORMERS", "USUAL", "VARIANTS", "WORKLOAD", "cost",
-    "dense_weights", "dense_width", "expand", "expert_weights", "experts_hit", "generator", "layer_params", "probe",
-    "rotation", "router_weights", "token_batches", "uniform", "upstream",
+    "BATCHES", "DENSE", "LLAMA", "MOE", "NATIVE", "ON_GPU", "REGIMES", "TRANSFORMERS", "USUAL", "VARIANTS", "WORKLOAD",
+    "cost", "dense_weights", "dense_width", "expand", "expert_weights", "experts_hit", "generator", "layer_params",
+    "probe", "rotation", "router_weights", "token_batches", "uniform", "upstream",
 ]  # fmt: skip
 
 WORKLOAD = "moe_ffn"
@@ -53,7 +53,9 @@ TRANSFORMERS = {
     "moe-transformers-grouped": "grouped_mm",
 }
 """Variant to the experts implementation that it asks of transformers; ``None`` leaves the choice to transformers."""
-MOE = (*TRANSFORMERS, "moe-loop", "moe-grouped", "moe-sorted", "moe-compiled", "moe-native", "moe-triton")
+ON_GPU = ("moe-triton", "moe-vllm")
+"""Mixtures whose kernels run on an NVIDIA GPU alone."""
+MOE = (*TRANSFORMERS, "moe-loop", "moe-grouped", "moe-sorted", "moe-compiled", "moe-native", *ON_GPU)
 VARIANTS = (*DENSE, *MOE, *LLAMA)
 USUAL = (*DENSE, "moe-transformers", "moe-sorted", "moe-native")
 GRAPH = "graph"
@@ -62,6 +64,7 @@ REGIMES = ("decode", "batch", "prefill", "training")
 
 _MIB = 2**20
 _QWEN3 = "transformers.models.qwen3_moe.modeling_qwen3_moe"
+_VLLM = ("torch", "vllm.model_executor.layers.fused_moe")
 _COMPILE = ("frugalbench.backends.torch_compile", "torch", "torch._dynamo", "torch._inductor.compile_fx")
 _TOLERANCE = 1e-4
 """Float32 sums of a few hundred to some ten thousand terms stay below this; a wrong weight or expert does not."""
@@ -205,8 +208,10 @@ def _why_not(case: Case, device: str, machine: MachineView) -> str:
         return "the Triton kernel needs an NVIDIA GPU; its interpreter only checks it"
     if variant == "moe-triton" and not machine.installed("triton"):
         return "triton is not installed; CUDA builds of torch bring it"
-    if variant in ("moe-triton", "moe-compiled") and training:
+    if variant in (*ON_GPU, "moe-compiled") and training:
         return f"{variant} is measured forward only"
+    if variant == "moe-vllm" and (reason := _why_no_vllm(case, device, machine)):
+        return reason
     if variant in NATIVE and device != "cpu":
         return "the own kernel runs on the CPU"
     if variant in LLAMA and (reason := _why_no_llama(case, device, machine)):
@@ -218,6 +223,14 @@ def _why_not(case: Case, device: str, machine: MachineView) -> str:
     if TRANSFORMERS.get(variant) == "batched_mm" and case.params["tokens"] > _MOST_BATCHED_TOKENS:
         return f"batched_mm copies expert weights for every token; more than {_MOST_BATCHED_TOKENS} tokens are left out"
     return _why_no_capacity(variant) if has_capacity(case.params) else ""
+
+
+def _why_no_vllm(case: Case, device: str, machine: MachineView) -> str:
+    if device != "cuda":
+        return "vLLM's fused experts need an NVIDIA GPU"
+    if not machine.installed("vllm"):
+        return "vllm is not installed: pip install vllm, in an environment of its own, for it brings its own torch"
+    return "" if sixteen.is_sixteen(case.params) else "vLLM's fused experts are measured in 16 bits"
 
 
 def _why_no_llama(case: Case, device: str, machine: MachineView) -> str:
@@ -233,20 +246,23 @@ def _why_no_llama(case: Case, device: str, machine: MachineView) -> str:
 def _why_no_capacity(variant: str) -> str:
     if variant in TRANSFORMERS:
         return "the experts of transformers know no capacity: they drop nothing"
+    if variant == "moe-vllm":
+        return "the experts of vLLM know no capacity: they drop nothing"
     if variant == "moe-compiled":
         return "a capacity keeps another number of choices in each batch; torch.compile would build for each of them"
     return ""
 
 
 def _arm(variant: str, label: str, layer: dict[str, Any], cases: tuple[Case, ...], device: str) -> Arm:
-    imports = ("torch", _QWEN3) if variant in TRANSFORMERS else _COMPILE if variant == "moe-compiled" else ("torch",)
+    libraries = dict.fromkeys(TRANSFORMERS, ("torch", _QWEN3)) | {"moe-compiled": _COMPILE, "moe-vllm": _VLLM}
+    imports = libraries.get(variant, ("torch",))
     memory = arm_bytes(layer, variant, {case.regime: case.params["tokens"] for case in cases}, device)
     return Arm(id=f"{WORKLOAD}/{label}/{variant}", cases=cases, imports=imports, memory_bytes=memory)
 
 
 def _case(settings: Settings, variant: str, label: str, regime: str, params: dict[str, Any]) -> Case:
-    backend = "native" if variant in NATIVE else "triton" if variant == "moe-triton" else "torch"
-    backend = "llama.cpp" if variant in LLAMA else backend
+    backend = "native" if variant in NATIVE else "llama.cpp" if variant in LLAMA else "torch"
+    backend = variant.removeprefix("moe-") if variant in ON_GPU else backend
     if not params["d_ff"]:
         params = {**params, **_trace(settings, params, regime)}
     tolerance, arithmetic = _TOLERANCE, "fp32_flop_per_s"

@@ -6,6 +6,8 @@ A builder module is listed in :data:`frugalbench.workloads.BUILDERS` under its w
     allocates and fills the arm's object (weights, graph, ranks). Runs once, with the baton.
 ``prepare(arm, context)`` (optional)
     builds artefacts that are cached on disk; runs before measuring, once per cache, and is accounted apart.
+``nothing_to_prepare(arm, context) -> bool`` (optional)
+    whether ``prepare`` would do nothing: an arm that shares its reference then needs no worker before measuring.
 ``reference(case, context) -> dict[str, numpy.ndarray]``
     the float64 answer, written independently of the arms; leading axis = position in the rotation.
 ``reference_key(case) -> str``

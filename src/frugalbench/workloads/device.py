@@ -59,25 +59,25 @@ def of(name: str) -> Device | None:
         return None
     if name == SIMULATED:
         return Simulated()
-    return Cuda()
+    return Xpu() if name.partition(":")[0] == "xpu" else Cuda()
 
 
-class Cuda:
-    """The current CUDA (or ROCm) device, through torch; its current stream is the queue."""
+class _OfTorch:
+    """The current device of one of torch's modules of devices; its current stream is the queue."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
         import torch
 
-        self._torch = torch
+        self._torch, self._device = torch, getattr(torch, module)
         _count_triton()
 
     def synchronize(self) -> None:
         """Wait for every stream of the device."""
-        self._torch.cuda.synchronize()
+        self._device.synchronize()
 
     def event(self) -> Any:
         """A timing event, recorded."""
-        event = self._torch.cuda.Event(enable_timing=True)
+        event = self._device.Event(enable_timing=True)
         event.record()
         return event
 
@@ -85,6 +85,36 @@ class Cuda:
         """Seconds; CUDA resolves about half a microsecond (``cudaEventElapsedTime``)."""
         last.synchronize()
         return float(first.elapsed_time(last)) * 1e-3
+
+    def compilations(self) -> int:
+        """Kernels built by Triton and graphs compiled by torch.compile."""
+        return _triton_compilations[0] + _dynamo_graphs()
+
+
+class Xpu(_OfTorch):
+    """The current device of Intel's; torch tells neither its cache nor its memory's rate."""
+
+    def __init__(self) -> None:
+        super().__init__("xpu")
+
+    def captured(self, call: Call, rotation: int) -> tuple[Call, str]:  # noqa: ARG002
+        """``call`` itself."""
+        return call, "eager: recording is not tried on an XPU"
+
+    def cache_bytes(self) -> int | None:
+        """Not known."""
+        return None
+
+    def memory_byte_per_s(self) -> float | None:
+        """Not known."""
+        return None
+
+
+class Cuda(_OfTorch):
+    """The current CUDA (or ROCm) device."""
+
+    def __init__(self) -> None:
+        super().__init__("cuda")
 
     def captured(self, call: Call, rotation: int) -> tuple[Call, str]:
         """One CUDA graph per position, in a memory pool of their own; outputs stay where the recording put them."""
@@ -110,10 +140,6 @@ class Cuda:
             return call, f"eager: cannot be recorded as a CUDA graph: {str(problem).strip().splitlines()[0]}"
 
         return Recorded(call, graphs, outputs), f"CUDA graph, one for each of {rotation} positions"
-
-    def compilations(self) -> int:
-        """Kernels built by Triton and graphs compiled by torch.compile."""
-        return _triton_compilations[0] + _dynamo_graphs()
 
     def cache_bytes(self) -> int | None:
         """L2, which all multiprocessors share."""

@@ -17,10 +17,9 @@ The options are those of the workload (``--decode-tokens``, ``--sizes-kib`` …;
 against the float64 layer before anything is timed. The line holds, per regime, medians over paired rounds: ``step_s``,
 ``exchange_s`` (the step's all-to-alls alone), ``compute_s`` (its experts alone, slowest rank), ``exchange_share`` of
 the step; and from all-to-alls of equal blocks ``predicted_exchange_s``, its ``miss``, and ``predicted_share``, of
-itself and ``compute_s``. Exit status 2: the request is wrong; 1: a wrong answer.
+itself and ``compute_s``. Exit status 2: the request is wrong; 1: a wrong answer, or a rank was lost.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -41,16 +40,15 @@ from frugalbench.schema import Case, FrugalbenchError
 from frugalbench.specs import expert_parallel as spec
 from frugalbench.specs.base import Settings, take
 from frugalbench.workloads import expert_parallel as builder
+from frugalbench.workloads import torchrun
 from frugalbench.workloads.base import Arrays, Context
-from frugalbench.workloads.ep_timing import Clock, Times, measure
+from frugalbench.workloads.ep_timing import Clock, Times, host_s, measure
 from frugalbench.workloads.layers.expert_works import Part
+from frugalbench.workloads.torchrun import WrongAnswer, agreed
 
+WHERE = "frugalbench.workloads.ep"
 MOST_RANKS = 4096
 _OWN = {"device": "", "rounds": 15, "window_s": 0.2, "threads": 0, "seed": 1}
-
-
-class WrongAnswer(Exception):
-    """An output differs from the float64 layer."""
 
 
 @dataclass(frozen=True)
@@ -76,92 +74,35 @@ class _View:
         return None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise FrugalbenchError(f"frugalbench.workloads.ep: {message}; --help lists the options")
-
-
 def main(argv: Sequence[str]) -> int:
     """The exit status. Only rank 0 speaks."""
-    rank = os.environ.get("RANK", "0")
-    try:
-        line = run(argv)
-    except (FrugalbenchError, WrongAnswer) as problem:
-        if rank == "0":
-            print(problem, file=sys.stderr)
-        return 1 if isinstance(problem, WrongAnswer) else 2
-    if rank == "0":
-        print(json.dumps(line), flush=True)
-    return 0
+    return torchrun.answer(lambda: [json.dumps(run(argv))])
 
 
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """Join, check, measure; what rank 0 prints. Raises :class:`FrugalbenchError` and :class:`WrongAnswer`."""
-    asked = vars(_parser().parse_args(argv))
+    options = {key: default for key, default in spec.DEFAULTS.items() if key != "ranks"}
+    asked = vars(torchrun.parser(WHERE, "Time an expert layer split over ranks.", {**options, **_OWN}).parse_args(argv))
     own = {key: asked.pop(key) for key in _OWN}
-    if "WORLD_SIZE" not in os.environ:
-        raise FrugalbenchError(
-            "frugalbench.workloads.ep: started without torchrun; "
-            "try: torchrun --nproc-per-node 2 -m frugalbench.workloads.ep"
-        )
-    settings, options = _asked(asked, own)
-    device = _join(own["device"])
+    settings, options = _asked(asked, own, torchrun.ranks(WHERE))
+    device = torchrun.join(own["device"])
     try:
         return _measured(settings, options, device, own)
     finally:
         dist.destroy_process_group()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="torchrun -m frugalbench.workloads.ep", description="Time an expert layer split over ranks.")
-    for key, default in ({**spec.DEFAULTS, **_OWN}).items():
-        if key == "ranks":
-            continue
-        several = isinstance(default, list)
-        kind = type(default[0]) if isinstance(default, list) else type(default)
-        shown = " ".join(map(str, default)) if isinstance(default, list) else default
-        parser.add_argument(
-            f"--{key.replace('_', '-')}", type=kind, nargs="+" if several else None, default=default,
-            help=f"default: {shown or 'automatic'}",
-        )  # fmt: skip
-    return parser
-
-
-def _asked(asked: dict[str, Any], own: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
+def _asked(asked: dict[str, Any], own: dict[str, Any], ranks: int) -> tuple[Settings, dict[str, Any]]:
     """Refuses what cannot be before the ranks meet."""
-    ranks, here = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    own["device"] = own["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    if own["device"] not in ("cpu", "cuda") or (own["device"] == "cuda" and not torch.cuda.is_available()):
-        raise FrugalbenchError(f"frugalbench.workloads.ep: no device '{own['device']}' here; take cpu or cuda")
+    own["device"] = torchrun.device_for(own["device"], WHERE)
     if min(own["rounds"], own["window_s"]) <= 0 or own["threads"] < 0:
-        raise FrugalbenchError(
-            "frugalbench.workloads.ep: --rounds and --window-s must be positive, --threads not below 0"
-        )
-    cores, where = len(os.sched_getaffinity(0)), "frugalbench.workloads.ep"
-    if own["device"] == "cpu" and here > cores:
-        raise FrugalbenchError(f"{where}: {here} ranks on a machine need a core each; this one has {cores}")
-    if own["device"] == "cuda" and here > torch.cuda.device_count():
-        gpus = torch.cuda.device_count()
-        raise FrugalbenchError(
-            f"{where}: {here} ranks on a machine need a GPU each; this one has {gpus}; or --device cpu"
-        )
-    threads = own["threads"] or max(1, cores // here)
-    settings = Settings(spec.WORKLOAD, own["device"], threads * ranks, own["seed"], {**asked, "ranks": ranks}, where)
+        raise FrugalbenchError(f"{WHERE}: --rounds and --window-s must be positive, --threads not below 0")
+    threads = own["threads"] or max(1, len(os.sched_getaffinity(0)) // torchrun.ranks_here())
+    settings = Settings(spec.WORKLOAD, own["device"], threads * ranks, own["seed"], {**asked, "ranks": ranks}, WHERE)
     options = take(settings, spec.DEFAULTS)
     spec.check(settings, options, MOST_RANKS)
     spec.split_layer(settings, _View(1, 1), options)
     return settings, options
-
-
-def _join(device: str) -> str:
-    """This rank's device, with the group met on it."""
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(device)
-    elif os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"] and sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return device
 
 
 def _measured(settings: Settings, options: dict[str, Any], device: str, own: dict[str, Any]) -> dict[str, Any]:
@@ -171,29 +112,20 @@ def _measured(settings: Settings, options: dict[str, Any], device: str, own: dic
     with torch.inference_mode():
         works = {case.id: part.work(number) for number, case in enumerate(cases)}
         errors = {case.id: _check(case, works[case.id].tell(0), device) for case in cases}
-        times = measure(works, Clock(part.exchange, device), own["rounds"], own["window_s"], settings.seed)
+        clock = Clock(part.exchange, device)
+        times = host_s(measure(works, clock, own["rounds"], own["window_s"], settings.seed, torchrun.progress))
     return _line(part, cases, errors, times, device)
 
 
 def _cases(settings: Settings, options: dict[str, Any], device: str) -> tuple[Case, ...]:
     """The same on every rank: the cache is rank 0's, the own kernel computes where all can build it."""
-    view = _View(1, _agreed(Machine.detect().last_level_cache_bytes, device, first=True))
-    native = not device.startswith("cuda") and find_compiler() is not None
-    experts = spec.NATIVE if _agreed(native, device) else spec.TORCH
+    view = _View(1, agreed(Machine.detect().last_level_cache_bytes, device, first=True))
+    native = device == "cpu" and find_compiler() is not None
+    experts = spec.NATIVE if agreed(native, device) else spec.TORCH
     layer = spec.split_layer(settings, view, options, experts)
     label = f"{layer.cases[0].shape}-r{options['ranks']}"
     name = device.partition(":")[0]
     return (*spec.calibration(settings, options, label), *spec.split_cases(layer, label, name))
-
-
-def _agreed(value: int, device: str, first: bool = False) -> int:
-    """The least of all ranks' values, or rank 0's."""
-    found = torch.tensor([int(value)], device=device)
-    if first:
-        dist.broadcast(found, 0)
-    else:
-        dist.all_reduce(found, op=dist.ReduceOp.MIN)
-    return int(found)
 
 
 def _check(case: Case, told: Arrays, device: str) -> float:
@@ -224,9 +156,9 @@ def _line(part: Part, cases: Sequence[Case], errors: dict[str, float], times: Ti
         "workload": spec.WORKLOAD,
         "shape": steps[0].shape,
         "ranks": ranks,
-        "ranks_per_node": int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        "ranks_per_node": torchrun.ranks_here(),
         "threads_per_rank": part.threads,
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "device": torchrun.device_name(device),
         "transport": dist.get_backend(),
         "experts": part.implementation,
         "torch": torch.__version__,

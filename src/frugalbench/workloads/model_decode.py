@@ -56,10 +56,17 @@ class Model(Protocol):
 
 def prepare(arm: Arm, context: Context) -> None:
     """Pack, or write and quantise, what is not cached yet, and find the float64 answer of what is stored."""
+    if nothing_to_prepare(arm, context):
+        return
     loaded = load(arm, context)
     for case in arm.cases:
         loaded.define(case)
     loaded.close()
+
+
+def nothing_to_prepare(arm: Arm, context: Context) -> bool:  # noqa: ARG001
+    """On a device, where weights and answers take a second and are not kept."""
+    return context.device != "cpu"
 
 
 def load(arm: Arm, context: Context) -> "LoadedModel":

@@ -16,7 +16,7 @@ from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers import decoder_block, drawn, ffn
 from frugalbench.workloads.moe_reference import gradient_probes, reference, reference_key, route, sum_experts
 
-__all__ = ["LoadedFfn", "load", "prepare", "reference", "reference_key", "route", "sum_experts"]
+__all__ = ["LoadedFfn", "load", "nothing_to_prepare", "prepare", "reference", "reference_key", "route", "sum_experts"]
 
 _TORCH_MIXTURES = {"moe-loop": ffn.LoopMoe, "moe-sorted": ffn.SortedMoe, "moe-grouped": ffn.GroupedMoe}
 
@@ -199,6 +199,13 @@ def prepare(arm: Arm, context: Context) -> None:
             _planned(layer, _tokens(item, context), context)
 
 
+def nothing_to_prepare(arm: Arm, context: Context) -> bool:
+    """Of arms without kernels or graphs of their own."""
+    variant = arm.cases[0].variant
+    plans = variant == "moe-triton" and context.device != "cpu"
+    return variant not in (*spec.NATIVE, "moe-compiled") and not plans
+
+
 def load(arm: Arm, context: Context) -> LoadedFfn:
     """Allocate and fill the arm's layers."""
     if arm.cases[0].variant == "moe-compiled":
@@ -256,6 +263,10 @@ def _mixture(variant: str) -> Callable[[dict[str, torch.Tensor], dict[str, Any]]
         from frugalbench.workloads.layers.triton_ffn import TritonMoe
 
         return TritonMoe
+    if variant == "moe-vllm":
+        from frugalbench.workloads.layers.vllm_ffn import VllmMoe
+
+        return VllmMoe
     if variant == "moe-compiled":
         return functools.partial(_compiled_ffn().CompiledMoe)
     if variant in spec.NATIVE:

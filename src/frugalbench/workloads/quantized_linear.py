@@ -269,10 +269,25 @@ def _save(path: Path, array: np.ndarray) -> None:
 def prepare(arm: Arm, context: Context) -> None:
     """Quantise and store what is not cached yet; unquantised arms of other libraries have nothing to prepare."""
     case = arm.cases[0]
-    if context.device == "cpu" and (case.backend == "onnxruntime" or case.params["bits"] < 16):
+    if _stores(case, context):
         load(arm, context).close()
-    if case.backend == "triton" or case.variant == "torch-fp8":  # compiles and tries out its kernels, which is cached
+    if _tries(case):
         made = load(arm, context)
         for item in arm.cases:
             made.bind(item)
         made.close()
+
+
+def nothing_to_prepare(arm: Arm, context: Context) -> bool:
+    """Of most arms on a device."""
+    case = arm.cases[0]
+    return not _stores(case, context) and not _tries(case)
+
+
+def _stores(case: Case, context: Context) -> bool:
+    return context.device == "cpu" and (case.backend == "onnxruntime" or case.params["bits"] < 16)
+
+
+def _tries(case: Case) -> bool:
+    """It compiles and tries out its kernels, which is cached."""
+    return case.backend == "triton" or case.variant == "torch-fp8"

@@ -93,7 +93,8 @@ def _forward(held: Drawn, rows: Rows, wanted_R: np.ndarray, epsilon: float, base
     x_TD = table_VD[torch.from_numpy(rows.token.astype(np.int64)).to(device)].double()
     position_T = torch.from_numpy(rows.position.astype(np.float64)).to(device)
     speed = torch.arange(shape.head_dim // 2, device=device, dtype=torch.float64) * (-2.0 / shape.head_dim)
-    turn_TC = torch.exp(1j * position_T[:, None] * base**speed)
+    angle_TC = position_T[:, None] * base**speed
+    turn_TC = torch.polar(torch.ones_like(angle_TC), angle_TC)  # torch compiles exp of complex numbers when called
     hidden_TT = torch.from_numpy(~rows.sees).to(device)
     for layer in range(shape.layers):
         y_TD = _normed(x_TD, held.gain(layer, "norm"), epsilon)

@@ -20,6 +20,12 @@ from frugalbench.workloads.layers.expert_shard import Exchange, Shard
 class Work:
     """One case, on one rank."""
 
+    most_calls = 1 << 30
+    """Calls of a window, beside one that is not timed."""
+
+    def ready(self) -> None:
+        """What must be put right before a window."""
+
     def once(self, position: int) -> Any:
         """The call at this position of the rotation."""
         raise NotImplementedError
