@@ -1,8 +1,8 @@
 """What the machines of a cluster do for a fanned-out run: start ``frugalbench run`` there and hand its files out.
 
-This module travels: it is sent by value to nodes that may lack frugalbench or have another version, so it imports the
-standard library alone and runs the node's frugalbench as a program only. Whoever calls it is asleep between two
-questions; nothing here computes while the node is being timed.
+Ray sends this module by value to nodes that may lack frugalbench or have another version, so it imports the standard
+library alone and runs the node's frugalbench as a program only. Between two questions it sleeps; nothing here computes
+while the node is being timed.
 """
 
 import contextlib
@@ -187,13 +187,13 @@ class Mailbox:
         partial.replace(self.folder / f"{name}.json")
 
     def take(self, name: str) -> Any:
-        """What the other end left, once; ``None`` when there is nothing yet."""
+        """What the other end left, once; ``None`` while there is nothing that can be read."""
         file = self.folder / f"{name}.json"
         try:
             found = json.loads(file.read_text())
-        except FileNotFoundError:
+            file.unlink(missing_ok=True)
+        except (OSError, ValueError):
             return None
-        file.unlink(missing_ok=True)
         return found
 
     def has(self, name: str) -> bool:

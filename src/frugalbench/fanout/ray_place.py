@@ -40,10 +40,10 @@ class RayPlace:
         try:
             self._ray.init(address=address, namespace="frugalbench", log_to_driver=False, logging_level="error")
         except Exception as problem:  # ConnectionError, RuntimeError, grpc's own
-            where = "no running cluster found here" if address == "auto" else f"{address}: no cluster answers"
+            where = "the cluster of this machine" if address == "auto" else address
             raise FrugalbenchError(
-                f"--on ray: {where} ({_one_line(problem)}).\nStart one with `ray start --head`, or name it: "
-                "--on ray://HOST:10001."
+                f"--on ray: cannot join {where} ({_one_line(problem)}).\n"
+                "Start one with `ray start --head`, or name one: --on ray://HOST:10001."
             ) from None
 
     def nodes(self) -> list[Node]:
@@ -105,24 +105,24 @@ class RayJob:
         """The answer to the open question, if it is there; asks the next one when it is time."""
         if self._open is None:
             if self._clock() - self._asked_s >= POLL_S:
-                self._open, self._kind, self._asked_s = self._actor.poll.remote(), "report", self._clock()
+                self._open, self._asked_s = self._safely(self._actor.poll.remote), self._clock()
             return ()
-        ready, _ = self._ray.wait([self._open], timeout=0)
+        ready, _ = self._safely(lambda: self._ray.wait([self._open], timeout=0))
         if not ready:
             if self._kind == "report" and self._clock() - self._asked_s > ANSWER_S:
                 raise Lost(f"no answer for {ANSWER_S:.0f} s")
             return ()
-        answer = self._get(self._open)
-        self._open = None
-        return ({self._kind: answer},)
+        kind, answer = self._kind, self._get(self._open)
+        self._open, self._kind = None, "report"
+        return ({kind: answer},)
 
     def begin(self, request: dict[str, Any]) -> None:
         """Start measuring."""
-        self._get(self._actor.begin.remote(request))
+        self._get(self._safely(lambda: self._actor.begin.remote(request)))
 
     def stop(self) -> None:
         """Ctrl-C for the node's program."""
-        self._actor.stop.remote()
+        self._safely(self._actor.stop.remote)
 
     def release(self) -> None:
         """The actor ends, and with it all that it started."""
@@ -140,8 +140,11 @@ class RayJob:
         return self._waiting
 
     def _get(self, reference: Any) -> Any:
+        return self._safely(lambda: self._ray.get(reference, timeout=_CALL_S))
+
+    def _safely(self, ask: Callable[[], Any]) -> Any:
         try:
-            return self._ray.get(reference, timeout=_CALL_S)
+            return ask()
         except Exception as problem:  # an actor, node or connection that is gone, or what the actor raised
             raise Lost(_one_line(problem)) from None
 

@@ -19,7 +19,7 @@ from frugalbench.fanout import agent
 from frugalbench.fanout.place import LeftOut, Lost, Node, safe_names
 from frugalbench.schema import FrugalbenchError, NothingRunsHere
 
-CHECK_S = 15.0
+CHECK_S = 30.0
 """Between two questions to the scheduler about a job that says nothing."""
 _QUIET_S = 20.0
 _CALL_S = 60.0
@@ -51,7 +51,6 @@ class SubmititPlace:
         self._options = {"timeout_min": limit_min, **_prefixed(options)}
         if cluster == "slurm" and shutil.which("sbatch") is None:
             raise NothingRunsHere("--on slurm: no `sbatch` here.\nRun it where jobs are submitted from.")
-        _by_value(True)
 
     def nodes(self) -> list[Node]:
         """Nodes that answer, idle ones first; of the partition, if one was chosen."""
@@ -71,12 +70,12 @@ class SubmititPlace:
         """Submit the node's job; raises :class:`LeftOut` when Slurm does not take it (a constraint not met, say)."""
         mail = agent.Mailbox(self._folder / node.name)
         mail.folder.mkdir(parents=True, exist_ok=True)
-        executor = self._submitit.AutoExecutor(folder=self._folder / "log" / "%j", cluster=self._cluster)
         try:
+            executor = self._submitit.AutoExecutor(folder=self._folder / "log" / "%j", cluster=self._cluster)
             executor.update_parameters(**self._parameters(node))
-        except (NameError, ValueError, AssertionError, TypeError) as problem:
+        except (NameError, ValueError, AssertionError, TypeError, RuntimeError) as problem:
             first = (str(problem).splitlines() or ["not taken"])[0]
-            raise FrugalbenchError(f"--on-option: {first[:300]}") from None
+            raise FrugalbenchError(f"--on, --on-option: {first[:300]}") from None
         try:
             with _deaf(), redirect_stderr(StringIO()):  # submitit prints what it raises
                 job = executor.submit(agent.serve, str(mail.folder))
@@ -94,14 +93,6 @@ class SubmititPlace:
 
     def close(self) -> None:
         """Nothing is held but the folder."""
-        _by_value(False)
-
-
-def _by_value(wanted: bool) -> None:
-    """Whether jobs carry the agent's code with them, so that what a node has installed need not be ours."""
-    import cloudpickle  # submitit's own dependency
-
-    (cloudpickle.register_pickle_by_value if wanted else cloudpickle.unregister_pickle_by_value)(agent)
 
 
 def _prefixed(options: Mapping[str, Any]) -> dict[str, Any]:
