@@ -68,7 +68,7 @@ class SubmititPlace:
 
     def occupy(self, node: Node) -> "BatchJob":
         """Submit the node's job; raises :class:`LeftOut` when Slurm does not take it (a constraint not met, say)."""
-        mail = agent.Mailbox(self._folder / node.name)
+        mail = agent.Mailbox(self._folder / "mail" / node.name)
         mail.folder.mkdir(parents=True, exist_ok=True)
         try:
             executor = self._submitit.AutoExecutor(folder=self._folder / "log" / "%j", cluster=self._cluster)
