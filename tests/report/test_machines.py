@@ -4,9 +4,11 @@ import csv
 
 import pytest
 
-from factory import make_verdict
+from factory import make_run, make_verdict, plausible_records
 from frugalbench.analysis.claims import load_claims
+from frugalbench.analysis.load import load_run
 from frugalbench.analysis.published import published
+from frugalbench.cli.session import judge
 from frugalbench.paths import data
 from frugalbench.report.machines import machines_table, published_table
 from frugalbench.schema import Outcome, Tier
@@ -60,3 +62,14 @@ def test_ratios_that_the_claims_themselves_quote() -> None:
     found = {(row.claim, row.pair): round(row.ratio, 2) for row in published()}
     assert found["quant.decode", "Llama-3.1-8B Q4_K_M over Llama-3.1-8B F16"] == 2.47
     assert found["quant.prefill", "Llama-3.1-8B Q4_K_M over Llama-3.1-8B F16"] == 0.89
+
+
+def test_machines_that_are_alike_are_told_apart_by_their_hosts(tmp_path) -> None:
+    alike = {"name": "Test CPU, 2 cores", "fingerprint": "0123456789abcdef"}
+    runs = [
+        load_run(make_run(tmp_path / host, plausible_records(), machine_before={**alike, "host": host}))
+        for host in ("n1", "n2")
+    ]
+    table = machines_table(judge(runs), runs)
+    assert [title for title, _ in table.columns[2:]] == ["n1: Test CPU, 2 cores", "n2: Test CPU, 2 cores"]
+    assert table.rows and table.notes == ()

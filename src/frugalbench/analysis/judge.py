@@ -62,13 +62,19 @@ def _evidence_of(run: Run) -> Evidence:
     alpha, looks = _planned(run.manifest.config)
     return Evidence(
         records=records,
-        machine=str(machine.get("name") or machine.get("fingerprint") or "unknown"),
+        machine=machine_label(machine),
         alpha=alpha,
         alphas=_alphas(records, run.manifest.decisions, alpha, looks),
         floor=DEFAULT_FLOOR if run.manifest.floor is None else run.manifest.floor,
         peaks=measured_peaks(run),
         memory_bytes=_memory_bytes(machine),
     )
+
+
+def machine_label(machine: Mapping[str, object]) -> str:
+    """What tells a machine from others: its name, after that of its host where several were measured together."""
+    name, host = str(machine.get("name") or machine.get("fingerprint") or "unknown"), machine.get("host")
+    return f"{host}: {name}" if isinstance(host, str) and host else name
 
 
 def _memory_bytes(machine: Mapping[str, object]) -> float | None:

@@ -133,6 +133,22 @@ def _run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
     _selection(command)
     command.add_argument("--out", metavar="DIR", help="the run directory (default: runs/NAME-TIME)")
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    _cluster(command)
+
+
+def _cluster(command: argparse.ArgumentParser) -> None:
+    """What ``run`` takes to measure on the machines of a cluster."""
+    group = command.add_argument_group("on the machines of a cluster, each by itself")
+    group.add_argument(
+        "--on", metavar="WHERE", help="ray (the cluster of this machine), ray://HOST:10001, slurm, or submitit-local"
+    )
+    group.add_argument("--nodes", type=int, metavar="N", help="so many machines (all)")
+    group.add_argument("--wait", type=float, metavar="S", help="seconds that a machine may stay in others' hands")
+    group.add_argument("--partition", metavar="NAME", help="of Slurm")
+    group.add_argument("--constraint", metavar="LIST", help="features that a node of Slurm must have")
+    group.add_argument(
+        "--on-option", metavar="KEY=VALUE", action="append", default=[], help="a parameter of submitit: account=lab"
+    )
 
 
 def _verdicts(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

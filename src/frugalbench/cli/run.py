@@ -15,6 +15,13 @@ def main(arguments: argparse.Namespace) -> int:
     from frugalbench.cli import session
     from frugalbench.schema import FrugalbenchError
 
+    if arguments.on:
+        from frugalbench.cli import on
+
+        return on.main(arguments)
+    for name in ("nodes", "wait", "partition", "constraint", "on_option"):
+        if getattr(arguments, name) not in (None, []):
+            raise FrugalbenchError(f"--{name.replace('_', '-')}: only together with --on")
     if arguments.resume and not arguments.out:
         raise FrugalbenchError("--resume: name the run directory to go on with, --out DIR")
     done = session.run(

@@ -1,6 +1,7 @@
 """The two wings joined: measure a config into a run directory, and judge what a run directory holds."""
 
 import json
+import secrets
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,7 @@ _PACKAGES = (
 
 
 def run(
-    config: str,
+    config: str | Config,
     out: Path | str | None = None,
     *,
     only: str | None = None,
@@ -50,16 +51,18 @@ def run(
     resume: bool = False,
     allow_code: bool = False,
     progress: Callable[[str], None] = lambda _: None,
+    host: str | None = None,
 ) -> Run:
-    """Measure ``config`` (a path or a shipped name) and return the run; its state says whether it is complete.
+    """Measure ``config`` (a path, a shipped name, or settings) and return the run; its state says if it is complete.
 
+    ``host`` names the machine among several that are alike and begin in the same second (``run --on``).
     Raises :class:`FrugalbenchError` for a bad request and for a config that runs code without ``allow_code``,
     :class:`NothingRunsHere` when no case can run here.
     """
     check_platform()
-    settings = load_config(config, _all_overrides(overrides, seed, time_budget_s))
+    settings = load_config(config, all_overrides(overrides, seed, time_budget_s)) if isinstance(config, str) else config
     machine = Machine.detect()
-    path = Path(out) if out is not None else _default_out(settings.name)
+    path = Path(out) if out is not None else default_out(settings.name)
     require_permission(settings, allow_code)
     if resume:
         settings = _same_config(path, machine, settings, time_budget_s, allow_code)
@@ -68,7 +71,7 @@ def run(
         plan = make_plan(settings, machine, only, device, allow_code)
         said = require_device(plan)
         store, before = Store.create(path), []
-        manifest = _manifest(settings, plan, machine, floor_of(machine.fingerprint), said)
+        manifest = _manifest(settings, plan, machine, floor_of(machine.fingerprint), said, host)
     try:
         store.write_manifest(manifest)
         choose = decide_by_claims(settings, load_claims(), manifest.floor)
@@ -98,13 +101,15 @@ def decide_by_claims(config: Config, claims: Sequence[Claim], floor: float | Non
     return partial(decide, looks=planned.looks, claims=claims, alpha=planned.alpha, floor=widened)
 
 
-def _all_overrides(overrides: Sequence[str], seed: int | None, time_budget_s: float | None) -> list[str]:
+def all_overrides(overrides: Sequence[str], seed: int | None, time_budget_s: float | None) -> list[str]:
+    """``--set``, ``--seed`` and ``--time-budget`` as overrides of config keys."""
     extra = [] if seed is None else [f"seed={seed}"]
     extra += [] if time_budget_s is None else [f"measure.time_budget_s={float(time_budget_s)}"]
     return [*overrides, *extra]
 
 
-def _default_out(name: str) -> Path:
+def default_out(name: str) -> Path:
+    """Where a run of the config ``name`` goes unless the user says so."""
     return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
 
@@ -140,17 +145,24 @@ def _same_config(
     return msgspec.structs.replace(stored, measure=measure)
 
 
-def _manifest(config: Config, plan: Plan, machine: Machine, floor: float, gpu_notes: Sequence[str] = ()) -> Manifest:
+def _manifest(
+    config: Config,
+    plan: Plan,
+    machine: Machine,
+    floor: float,
+    gpu_notes: Sequence[str] = (),
+    host: str | None = None,
+) -> Manifest:
     now = datetime.now(UTC)
     return Manifest(
         schema_version=SCHEMA_VERSION,
-        run_id=f"{now:%Y%m%dT%H%M%SZ}-{config.name}",
+        run_id=f"{now:%Y%m%dT%H%M%SZ}-{config.name}{'' if host is None else f'-{secrets.token_hex(4)}'}",
         name=config.name,
         config=msgspec.to_builtins(config),
         seed=config.seed,
         plan=plan,
         claims_hash=claims_hash(),
-        machine_before=machine.describe(),
+        machine_before=machine.describe() | ({} if host is None else {"host": host}),
         versions=_versions(),
         revision=_revision(),
         started=f"{now:%Y-%m-%dT%H:%M:%SZ}",

@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
     from frugalbench.analysis.submission.vet import PRESENT
 
     run = load_run(arguments.run)
-    scrubber = Scrubber(_names())
+    scrubber = Scrubber(_names() | {str(run.manifest.machine_before.get("host", ""))})
     files, self_test = _files(run, scrubber, arguments.page)
     target = Path(arguments.out or f"{run.manifest.run_id}.frugalbench.zip")
     removed = {kind: sum(texts.values()) for kind, texts in scrubber.removed.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from frugalbench.analysis.judge import machine_label
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
 from frugalbench.analysis.saving import savings
@@ -85,7 +86,7 @@ def _head(names: str, runs: Sequence[Run], verdicts: Sequence[Verdict], sections
 
 def _where(run: Run) -> str:
     manifest, machine = run.manifest, run.manifest.machine_before
-    name = machine.get("name") or machine.get("cpu_model") or machine.get("fingerprint") or "unknown machine"
+    name = machine_label({"name": machine.get("cpu_model"), **machine})
     return f"{manifest.run_id}: {name}, {manifest.started}, revision {manifest.revision or 'unknown'}, {manifest.state}"
 
 

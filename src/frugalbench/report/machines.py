@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from frugalbench.analysis.judge import machine_label
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.published import Published, published
 from frugalbench.report.tables import Cell, Table, ratio_text, threshold_text
@@ -48,7 +49,7 @@ def _shared(runs: Sequence[Run]) -> tuple[str, ...]:
     prints: dict[str, set[str]] = {}
     for run in runs:
         machine = run.manifest.machine_before
-        prints.setdefault(str(machine.get("name")), set()).add(str(machine.get("fingerprint")))
+        prints.setdefault(machine_label(machine), set()).add(str(machine.get("fingerprint")))
     return tuple(f"{len(found)} machines are called {name}" for name, found in prints.items() if len(found) > 1)
 
 
