@@ -15,7 +15,7 @@ OUT ?=
 TIME ?=
 REPORT_RUN ?= results/cpu-reference
 
-.PHONY: bench gpu test install lock reference validation fast format
+.PHONY: bench gpu test install lock reference results validation fast format
 
 bench: $(STAMP)
 	$(BIN)/frugalbench run smoke $(if $(OUT),--out $(OUT))
@@ -52,11 +52,16 @@ lock:
 	  build/lock/bin/python -m pip freeze --exclude frugalbench | sed 's/+cpu$$//'; } > requirements.lock
 	rm -rf build/lock
 
-# The reference run in results/, and the README's table from it.
+# The reference run in results/, measured anew.
 reference: $(STAMP)
 	$(BIN)/frugalbench run cpu --out $(REPORT_RUN)
-	$(BIN)/frugalbench verdicts $(REPORT_RUN) --splice README.md
-	for format in md csv html; do $(BIN)/frugalbench report $(REPORT_RUN) --format $$format --output $(REPORT_RUN)/report.$$format; done
+	$(MAKE) results
+
+# Everything that is derived from the records of the runs in results/: reports, and the tables of the READMEs.
+results: $(STAMP)
+	for run in $(dir $(wildcard results/*/manifest.json)); do for format in md csv html; do \
+	  $(BIN)/frugalbench report $$run --format $$format --output $$run/report.$$format || exit; done; done
+	for page in README.md results/README.md; do $(BIN)/frugalbench verdicts $(REPORT_RUN) --splice $$page; done
 
 # The constants of the cluster model from published figures, and the account of how far it is off.
 validation: $(STAMP)
