@@ -67,8 +67,8 @@ int forward_16(int threads, Shape s, const void* x, const int32_t* expert, const
     if (!carver.fits()) return SMALL_WORKSPACE;
     widen_tokens(threads, s, static_cast<const Weight*>(x), tokens);
     const Forward<Weight> f{s, threads, tokens, weight, static_cast<const Weight*>(gate_up),
-                            static_cast<const Weight*>(down), sums, nullptr, static_cast<Weight*>(y), {}, nullptr,
-                            nullptr, nullptr};
+                            static_cast<const Weight*>(down), sums, nullptr, static_cast<const Weight*>(x),
+                            static_cast<Weight*>(y), {}, nullptr, nullptr, nullptr};
     return forward(f, expert, carver.at, carver.end - carver.at);
 }
 
@@ -101,8 +101,8 @@ int layer_16(int threads, Shape s, int64_t shared, Gate gate, const void* x, con
         float* sums = left.take<float>(s.tokens * s.model);
         if (!left.fits()) return int(SMALL_WORKSPACE);
         const Forward<Weight> f{all, threads, tokens, weight, static_cast<const Weight*>(gate_up),
-                                static_cast<const Weight*>(down), sums, nullptr, static_cast<Weight*>(y), {}, nullptr,
-                                nullptr, nullptr};
+                                static_cast<const Weight*>(down), sums, nullptr, static_cast<const Weight*>(x),
+                                static_cast<Weight*>(y), {}, nullptr, nullptr, nullptr};
         return forward(f, expert, left.at, left.end - left.at);
     };
     return layer(threads, s, shared, gate, static_cast<const Weight*>(x), static_cast<const Weight*>(router), bias,
@@ -116,6 +116,8 @@ extern "C" {
 int fb_abi_version() { return 1; }
 
 const char* fb_moe_path() { return NAME; }
+
+const char* fb_moe_path_16(int format) { return format == BFLOAT16 ? BRAIN_NAME : NAME; }
 
 int fb_moe_parallel() {
 #if defined(_OPENMP)
@@ -156,7 +158,8 @@ int fb_moe_forward(int threads, int64_t tokens, int64_t model, int64_t width, in
                    const float* x, const int32_t* expert, const float* weight, const float* gate_up, const float* down,
                    float* y, float* saved, void* workspace, int64_t workspace_bytes) {
     const Shape s{tokens, model, width, experts, chosen};
-    const Forward<float> f{s, threads, x, weight, gate_up, down, y, saved, nullptr, {}, nullptr, nullptr, nullptr};
+    const Forward<float> f{s, threads, x, weight, gate_up, down, y, saved, nullptr, nullptr, {}, nullptr, nullptr,
+                           nullptr};
     return forward(f, expert, workspace, workspace_bytes);
 }
 

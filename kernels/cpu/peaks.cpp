@@ -15,8 +15,12 @@
 #endif
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #define TARGET(isa) __attribute__((target(isa)))
+#if defined(__clang__) ? __clang_major__ >= 9 : __GNUC__ >= 10
+#define HAS_BF16  // the compiler
+#endif
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -31,8 +35,8 @@
 
 namespace {
 
-enum Path : int { AUTO = 0, PORTABLE = 1, AVX2 = 2, AVX512 = 3, AVX512_VNNI = 4, NEON = 5 };
-enum Operation : int { FMA = 0, INT8 = 1, READ = 2, COPY = 3 };
+enum Path : int { AUTO = 0, PORTABLE = 1, AVX2 = 2, AVX512 = 3, AVX512_VNNI = 4, NEON = 5, AVX512_BF16 = 6 };
+enum Operation : int { FMA = 0, INT8 = 1, READ = 2, COPY = 3, BF16 = 4 };
 enum Status : int { OK = 0, NO_SUCH_PATH = -1, BAD_SIZE = -2, NO_THREAD = -3 };
 
 constexpr size_t LINE = 64;          // bytes in a cache line
@@ -117,6 +121,12 @@ uint32_t int8_portable(int64_t steps) {
     }
     return total(sums, 16);
 }
+
+// ---- bf16: every pair of products adds dot((1, 2), (3, -1)) = 1 to a float ------------------------------
+
+// A block runs `steps` steps in each accumulator and returns the sum of the accumulators; exact below 2^24 steps.
+using Bf16Block = double (*)(int64_t steps);
+constexpr int SUMS_BF16 = 12, MACS_BF16 = SUMS_BF16 * 32;
 
 // ---- read: the sum of all 64-bit words modulo 2^64 ----------------------------------------------------
 
@@ -237,6 +247,26 @@ TARGET("avx512f,avx512vnni") uint32_t int8_vnni(int64_t steps) {
 #undef VREG
 }
 
+#if defined(HAS_BF16)
+TARGET("avx512f,avx512bf16") double bf16_avx512(int64_t steps) {
+    __m512 sums[SUMS_BF16];
+    UNROLL for (int i = 0; i < SUMS_BF16; ++i) sums[i] = _mm512_setzero_ps();
+    __m512i left = _mm512_set1_epi32(0x40003F80);  // 1, 2
+    const __m512i right = _mm512_set1_epi32(int(0xBF804040));  // 3, -1
+    for (int64_t n = 0; n < steps; ++n) {
+        UNROLL for (int i = 0; i < SUMS_BF16; ++i) {
+            sums[i] = _mm512_dpbf16_ps(sums[i], (__m512bh)left, (__m512bh)right);
+            OPAQUE(left, "v");
+        }
+    }
+    alignas(64) float lanes[SUMS_BF16 * 16];
+    double total = 0.0;
+    UNROLL for (int i = 0; i < SUMS_BF16; ++i) _mm512_store_ps(lanes + i * 16, sums[i]);
+    for (float lane : lanes) total += double(lane);
+    return total;
+}
+#endif
+
 #define LOAD256(p) _mm256_load_si256((const __m256i*)(p))
 #define STOREU256(p, v) _mm256_storeu_si256((__m256i*)(p), v)
 #define STREAM256(p, v) _mm256_stream_si256((__m256i*)(p), v)
@@ -304,6 +334,7 @@ struct Kernels {
     Int8Block int8; int macs;   // multiply-accumulates per step
     ReadPart read;
     CopyPart copy;
+    Bf16Block bf16 = nullptr;  // where the processor multiplies bfloat16
 };
 
 const Kernels PORTABLE_SET{"portable", fma_portable, CHAINS_PORTABLE, int8_portable, MACS_PORTABLE, read_portable,
@@ -312,12 +343,24 @@ const Kernels PORTABLE_SET{"portable", fma_portable, CHAINS_PORTABLE, int8_porta
 const Kernels AVX2_SET{"avx2", fma_avx2, CHAINS_AVX2, int8_avx2, MACS_AVX2, read_avx2, copy_avx2};
 const Kernels AVX512_SET{"avx512", fma_avx512, CHAINS_AVX512, int8_avx512, MACS_AVX512, read_avx512, copy_avx512};
 const Kernels VNNI_SET{"avx512_vnni", fma_avx512, CHAINS_AVX512, int8_vnni, MACS_VNNI, read_avx512, copy_avx512};
+#if defined(HAS_BF16)
+const Kernels BF16_SET{"avx512_bf16", fma_avx512, CHAINS_AVX512, int8_vnni, MACS_VNNI, read_avx512, copy_avx512,
+                       bf16_avx512};
+
+bool supports_bf16() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1);
+}
+#endif
 
 const Kernels* kernels_x86(int path) {
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
     const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+#if defined(HAS_BF16)
+    if ((path == AUTO || path == AVX512_BF16) && vnni && supports_bf16()) return &BF16_SET;
+#endif
     if ((path == AUTO || path == AVX512_VNNI) && vnni) return &VNNI_SET;
     if ((path == AUTO || path == AVX512) && avx512) return &AVX512_SET;
     if ((path == AUTO || path == AVX2) && avx2) return &AVX2_SET;
@@ -417,8 +460,9 @@ int fb_abi_version() { return 1; }
 const char* fb_which_kernel(int operation, int path) {
     const Kernels* found = kernels(path);
     if (!found) return nullptr;
+    if (operation == BF16) return found->bf16 ? found->name : nullptr;
 #if defined(__x86_64__)
-    if (found == &VNNI_SET && operation != INT8) return AVX512_SET.name;
+    if (found->int8 == int8_vnni) return operation == INT8 ? VNNI_SET.name : operation <= COPY ? AVX512_SET.name : nullptr;
 #endif
     return operation >= FMA && operation <= COPY ? found->name : nullptr;
 }
@@ -442,6 +486,18 @@ int fb_mac_int8(int path, int threads, int64_t mac_per_thread, uint32_t* checksu
     if (!k) return NO_SUCH_PATH;
     if (mac_per_thread < 0 || mac_per_thread % k->macs != 0) return BAD_SIZE;
     return spread(threads, checksum, [=](int) { return k->int8(mac_per_thread / k->macs); });
+}
+
+int fb_mac_bf16(int path, int threads, int64_t mac_per_thread, double* checksum) {
+    const Kernels* k = kernels(path);
+    if (!k || !k->bf16) return NO_SUCH_PATH;
+    if (mac_per_thread < 0 || mac_per_thread % MACS_BF16 != 0) return BAD_SIZE;
+    const int64_t steps = mac_per_thread / MACS_BF16;
+    return spread(threads, checksum, [=](int) {
+        double sum = 0.0;
+        for (int64_t done = 0; done < steps; done += BLOCK) sum += k->bf16(steps - done < BLOCK ? steps - done : BLOCK);
+        return sum;
+    });
 }
 
 int fb_read(int path, int threads, const uint8_t* data, size_t bytes, uint64_t* checksum) {

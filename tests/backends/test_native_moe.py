@@ -17,6 +17,7 @@ if native_build.find_compiler() is None:
 
 HERE = [isa for isa in ("portable", "avx2", "avx512", "neon") if isa == "portable" or isa in str(
     [peaks().which(Operation.FMA, number) for number in range(6)])]  # fmt: skip
+HERE += [isa for isa in ("avx512_bf16",) if peaks().which(Operation.BF16) == isa]
 
 
 def drawn(T, D, F, E, K, seed=0):
@@ -94,15 +95,38 @@ def sixteen(tensors, kind):
 @settings(max_examples=15, deadline=None)
 @given(size=sizes, scale=st.sampled_from([1.0, 2.0**-18]))
 def test_sixteen_bits_are_the_definition_rounded_once(isa, kind, size, scale):
-    """Subnormal weights of float16 too; the answer is the exact one to the last rounding, but for ties."""
+    """Subnormal weights of float16 too; the answer is the exact one to the last rounding, but for ties, and where the
+    processor multiplies bfloat16 but for the rounding of hidden values."""
     x, chosen, weight, gate_up, down = drawn(*size)
     tensors = sixteen([x, chosen, weight, gate_up * scale, down * 4], kind)
-    found, _ = native_moe.kernel(isa).forward(*tensors)
-    exact = mixture(*double(tensors))
+    kernel = native_moe.kernel(isa)
+    found, _ = kernel.forward(*tensors)
+    exact, hidden = mixture(*double(tensors)), 0.0
+    if kernel.path_of(kind) == "avx512_bf16":
+        hidden = 1.01 * STEP[kind] * magnitude(*double(tensors))
     assert found.dtype is kind
     off = (found.double() - exact).abs()
     smallest = 2.0**-25 if kind is torch.float16 else 0.0  # half a step of a subnormal float16
-    assert bool((off <= 1.01 * STEP[kind] * exact.abs() + smallest + 2e-5 * exact.pow(2).mean().sqrt()).all())
+    assert bool((off <= 1.01 * STEP[kind] * exact.abs() + smallest + 2e-5 * exact.pow(2).mean().sqrt() + hidden).all())
+
+
+def magnitude(x, chosen, weight, gate_up, down):
+    """Sum of the absolute terms of each output: times a step, what rounding every hidden value can do to it at most."""
+    y = torch.zeros_like(x)
+    for t in range(len(x)):
+        for k in range(chosen.shape[1]):
+            gate, up = (gate_up[chosen[t, k]] @ x[t]).chunk(2)
+            hidden = (torch.nn.functional.silu(gate) * up).abs()
+            y[t] = y[t] + weight[t, k] * (down[chosen[t, k]].abs() @ hidden)
+    return y
+
+
+def test_bfloat16_is_multiplied_as_floats_where_the_processor_has_nothing_better():
+    assert peaks().which(Operation.BF16) in (None, "avx512_bf16")
+    best = native_moe.kernel().path_of(torch.bfloat16)
+    assert best == (peaks().which(Operation.BF16) or native_moe.kernel().path)
+    assert {native_moe.kernel(isa).path_of(torch.bfloat16) for isa in HERE if isa != "avx512_bf16"} <= {*HERE}
+    assert all(native_moe.kernel(isa).path_of(torch.float16) == native_moe.kernel(isa).path for isa in HERE)
 
 
 def test_a_whole_layer_of_sixteen_bits_routes_and_computes_as_its_parts():

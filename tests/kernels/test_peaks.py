@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from frugalbench.backends.native import Isa, Operation, aligned, peaks
+from frugalbench.specs.quant_formats import cpu_flags
 
 PATHS = tuple(Isa)
 FMA, MAC = 384 * 5, 1024 * 7
+HAS_BF16 = (Isa.AUTO, Isa.AVX512_BF16) if "avx512_bf16" in cpu_flags() and peaks().which(Operation.BF16) else ()
 
 
 @pytest.fixture(params=PATHS, ids=lambda isa: isa.name.lower())
@@ -52,6 +54,19 @@ def test_int8(isa, threads):
     assert peaks().mac_int8(threads, MAC, isa) == threads * emulated_int8(MAC) % 2**32
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("steps", [7, 2**20 + 5])
+def test_bf16_adds_one_for_each_pair_of_products(isa, threads, steps):
+    mac = 384 * steps  # more than 2**20 steps of 12 sums restart, or floats would lose ones
+    if isa in HAS_BF16:
+        assert peaks().mac_bf16(threads, mac, isa) == threads * mac / 2
+        with pytest.raises(RuntimeError, match="size"):
+            peaks().mac_bf16(threads, mac + 1, isa)
+    else:
+        with pytest.raises(RuntimeError, match="instruction set"):
+            peaks().mac_bf16(threads, mac, isa)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("lines", [1, 3, 4, 7, 64, 1031])
 def test_read_sums_every_word_once(isa, threads, lines):
@@ -71,9 +86,10 @@ def test_copy_moves_every_byte_and_no_more(isa, threads, lines):
 
 
 def test_the_path_that_runs_is_named(isa):
-    names = {operation: peaks().which(operation, isa) for operation in Operation}
+    names = {op: peaks().which(op, isa) for op in Operation if op is not Operation.BF16}
     assert all(names.values())
-    if isa not in (Isa.AUTO, Isa.AVX512_VNNI):
+    assert (peaks().which(Operation.BF16, isa) is not None) == (isa in HAS_BF16)
+    if isa not in (Isa.AUTO, Isa.AVX512_VNNI, Isa.AVX512_BF16):
         assert set(names.values()) == {isa.name.lower()}
 
 

@@ -38,24 +38,32 @@ def error_of(arm):
     )
 
 
-def test_one_comparison_of_four_peaks():
+@pytest.fixture(params=[False, True], ids=["floats", "bf16"])
+def multiplies(request, monkeypatch):
+    monkeypatch.setattr(spec, "multiplies_bf16", lambda _flags: request.param)
+    return request.param
+
+
+def test_one_comparison_of_four_peaks_and_of_bfloat16_where_it_is_multiplied(multiplies):
     (comparison,) = expand().comparisons
     assert [arm.id for arm in comparison.arms] == [
         "fp32_flop_per_s",
+        *(["bf16_flop_per_s"] if multiplies else []),
         "int8_op_per_s",
         "read_bytes_per_s",
         "copy_bytes_per_s",
     ]
-    assert len({arm.cases[0].id for arm in comparison.arms}) == 4
+    assert len({arm.cases[0].id for arm in comparison.arms}) == 4 + multiplies
     for arm in comparison.arms:
         (case,) = arm.cases
         assert arm.imports == () and case.variant == arm.id
         assert (case.regime, case.backend, case.cost.token) == ("peak", "native", 0)
 
 
-def test_costs_follow_from_the_sizes():
-    fp32, int8, read, copy = (arm.cases[0].cost for arm in expand(threads=3, **SMALL).comparisons[0].arms)
+def test_costs_follow_from_the_sizes(multiplies):
+    fp32, *bf16, int8, read, copy = (arm.cases[0].cost for arm in expand(threads=3, **SMALL).comparisons[0].arms)
     assert (fp32.flop, fp32.op, fp32.traffic_bytes) == (2 * 3 * 3840, 0, 0)
+    assert [(cost.flop, cost.op) for cost in bf16] == [(2 * 3 * 2 * 3840, 0)] * multiplies
     assert (int8.op, int8.flop) == (2 * 3 * 10240, 0)
     assert (read.traffic_bytes, copy.traffic_bytes) == (3 * 2**20, 6 * 2**20)
 
@@ -168,6 +176,7 @@ def skip_work(name):
     honest = getattr(native.Peaks, name)
     shorter = {
         "fma_fp32": lambda self, threads, n: honest(self, threads, n - 384),
+        "mac_bf16": lambda self, threads, n: honest(self, threads, n - 384),
         "mac_int8": lambda self, threads, n: honest(self, threads, n - 1024),
         "read": lambda self, threads, data: honest(self, threads, data[:-8]),
         "copy": lambda self, threads, to, source: honest(self, threads, to[:-8], source[:-8]),
@@ -175,9 +184,18 @@ def skip_work(name):
     return shorter[name]
 
 
+KERNELS = {
+    "fp32_flop_per_s": "fma_fp32",
+    "bf16_flop_per_s": "mac_bf16",
+    "int8_op_per_s": "mac_int8",
+    "read_bytes_per_s": "read",
+    "copy_bytes_per_s": "copy",
+}
+
+
 @pytest.mark.parametrize(
     ("arm", "name"),
-    list(zip(arms(), ("fma_fp32", "mac_int8", "read", "copy"), strict=True)),
+    [(arm, KERNELS[arm.id]) for arm in arms()],
     ids=lambda value: getattr(value, "id", value),
 )
 def test_a_kernel_that_skips_work_is_caught(arm, name, monkeypatch):
@@ -187,7 +205,7 @@ def test_a_kernel_that_skips_work_is_caught(arm, name, monkeypatch):
 
 def test_a_copy_that_only_says_so_is_caught(monkeypatch):
     monkeypatch.setattr(native.Peaks, "copy", lambda _self, _threads, _to, source: int(source.sum(dtype=np.uint64)))
-    assert error_of(arms()[3]) > spec.TOLERANCE
+    assert error_of(arms()[-1]) > spec.TOLERANCE
 
 
 def test_what_ran_is_recorded():

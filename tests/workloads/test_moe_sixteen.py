@@ -8,6 +8,7 @@ from frugalbench.specs import moe_ffn as spec
 from frugalbench.specs import moe_sixteen as sixteen
 from frugalbench.specs.base import Settings
 from frugalbench.specs.moe_cost import TWINS
+from frugalbench.specs.quant_formats import cpu_flags
 from workloads.moe_sessions import SEED, Bench, Machine
 
 pytestmark = pytest.mark.real
@@ -39,6 +40,15 @@ def test_each_arm_gives_the_reference_and_holds_the_bytes_that_are_counted(bench
         assert found.passed, (regime, found)
         assert session.reply.facts[case.id]["weight_bytes"].value == case.cost.weight_bytes
         assert found.error > 0 if case.dtype == "float32" else found.error > sixteen.tolerance(case.params) / 100
+
+
+def test_the_own_kernel_says_what_multiplied_and_names_that_roof(bench):
+    session = bench.load("moe-native")
+    case = bench.case("moe-native", "prefill")
+    pairs = "avx512_bf16" in cpu_flags() and case.dtype == "bfloat16"
+    found = session.reply.details[case.id]["implementation"]
+    assert ("avx512_bf16" in found) == pairs and f"weights of {case.dtype}" in found
+    assert case.peaks[0] == ("bf16_flop_per_s" if pairs else "fp32_flop_per_s")
 
 
 @pytest.mark.parametrize("variant", ["dense-equal-total", "moe-transformers", "moe-sorted", "moe-native"])

@@ -8,11 +8,14 @@
 #include <type_traits>
 
 #include "order.h"
+#include "pairs.h"
 #include "products.h"
 
 namespace {
 
-// Weight: float, or one of 16 bits. Then `narrow_y` is what y is rounded to, column by column, once it is complete.
+// Weight: float, or one of 16 bits. Then `narrow_y` is what y is rounded to, column by column, once it is complete. With
+// PAIRS panels are of bfloat16: tokens as they came (`narrow_x`), hidden values rounded to it. Dot products stay those of
+// floats: they wait for memory.
 template <typename Weight>
 struct Forward {
     Shape s;
@@ -20,6 +23,7 @@ struct Forward {
     const float *x, *weight;
     const Weight *gate_up, *down;
     float *y, *saved;  // saved: copies x 2·width in sorted order, or null
+    const Weight* narrow_x;
     Weight* narrow_y;
     Order order;
     float *packed, *hidden, *scratch;
@@ -27,6 +31,8 @@ struct Forward {
     int64_t token(int64_t sorted) const { return order.copy[sorted] / s.chosen; }
     float share_of(int64_t sorted) const { return weight[order.copy[sorted]]; }
     float* own_scratch() const { return scratch + thread_number() * scratch_size(); }
+    static constexpr int64_t DEEP = PAIRS<Weight> ? IN_WORD * DEPTH : DEPTH;
+    static constexpr int64_t IN_LANE = PAIRS<Weight> ? IN_WORD : 1;  // values of the inner dimension in a lane
     static int64_t scratch_size() { return (BATCH * 2 * BLOCK + 96) * WIDE; }
 
     // Each panel of a segment: (first token of the segment, tokens in it, lanes).
@@ -39,22 +45,24 @@ struct Forward {
     }
     static int64_t panel_count(const Segment& g) { return blocks(g.count, WIDE); }
 
-    // Tokens of one segment into panels, every PACKERS-th of them: packed[slot·model + k·lanes + lane].
+    // What panels are made of.
+    using Input = std::conditional_t<PAIRS<Weight>, Weight, float>;
+    const Input* inputs() const {
+        if constexpr (PAIRS<Weight>) return narrow_x;
+        else return x;
+    }
+
+    // Tokens of one segment into panels, every PACKERS-th of them: packed[slot·model + k / IN_LANE·lanes + lane].
     static constexpr int64_t PACKERS = 8;
     void pack(const Segment& g, int64_t part) const {
         if (g.rows) return;
         for (int64_t p = part; p < panel_count(g); p += PACKERS)
             panels(g, p, p + 1, [&](int64_t, int64_t begin, int64_t tokens, int64_t lanes) {
                 float* to = packed + (g.slot + begin) * s.model;
-                const float* from[WIDE];
-                for (int64_t i = 0; i < tokens; ++i) from[i] = x + token(g.first + begin + i) * s.model;
-                for (int64_t k0 = 0; k0 < s.model; k0 += 16) {
-                    const int64_t k1 = std::min(k0 + 16, s.model);
-                    for (int64_t i = 0; i < tokens; ++i)
-                        for (int64_t k = k0; k < k1; ++k) to[k * lanes + i] = from[i][k];
-                    for (int64_t i = tokens; i < lanes; ++i)
-                        for (int64_t k = k0; k < k1; ++k) to[k * lanes + i] = 0.0f;
-                }
+                const Input* from[WIDE];
+                for (int64_t i = 0; i < tokens; ++i) from[i] = inputs() + token(g.first + begin + i) * s.model;
+                if constexpr (PAIRS<Weight>) pack_words(from, tokens, lanes, s.model, to);
+                else pack_floats(from, tokens, lanes, s.model, to);
             });
     }
 
@@ -64,7 +72,10 @@ struct Forward {
         const auto run = [&](auto vectors, auto half) {
             constexpr int W = decltype(vectors)::value;
             constexpr bool HALF = decltype(half)::value;
-            if (fresh) tiles<W, HALF, true, true>(rows, depth, b, bn, 1, v, lanes, c, lanes, add);
+            if constexpr (PAIRS<Weight>) {
+                if (fresh) pair_tiles<W, HALF, true>(rows, depth, b, bn, v, lanes, c, lanes, add);
+                else pair_tiles<W, HALF, false>(rows, depth, b, bn, v, lanes, c, lanes, add);
+            } else if (fresh) tiles<W, HALF, true, true>(rows, depth, b, bn, 1, v, lanes, c, lanes, add);
             else tiles<W, HALF, true, false>(rows, depth, b, bn, 1, v, lanes, c, lanes, add);
         };
         constexpr std::true_type yes{};
@@ -86,14 +97,14 @@ struct Forward {
     void expand_panels(const Segment& g, int64_t f0, int64_t f1, const Weight* gate, const Weight* up) const {
         const int64_t rows = f1 - f0, count = panel_count(g), size = 2 * BLOCK * WIDE;
         const bool lone = count == 1;
-        const int64_t depth = lone ? s.model : DEPTH;
+        const int64_t depth = lone ? s.model : DEEP;
         float* sums = own_scratch();
         for (int64_t from = 0; from < count; from += BATCH) {
             const int64_t to = std::min(from + BATCH, count);
             for (int64_t k = 0; k < s.model; k += depth) {
                 const int64_t here = std::min(depth, s.model - k);
                 panels(g, from, to, [&](int64_t p, int64_t begin, int64_t, int64_t lanes) {
-                    const float* v = packed + (g.slot + begin) * s.model + k * lanes;
+                    const float* v = packed + (g.slot + begin) * s.model + k / IN_LANE * lanes;
                     float* c = sums + (p - from) * size;
                     multiply(lanes, p == from, rows, here, gate + f0 * s.model + k, s.model, v, c, k > 0);
                     multiply(lanes, p == from, rows, here, up + f0 * s.model + k, s.model, v, c + rows * lanes, k > 0);
@@ -106,10 +117,11 @@ struct Forward {
     }
 
     void activate(const Segment& g, int64_t f0, int64_t rows, int64_t begin, int64_t tokens, int64_t lanes,
-                  const float* sums) const {
+                  float* sums) const {
         float shares[WIDE + LANES] = {};
         for (int64_t i = 0; i < tokens; ++i) shares[i] = share_of(g.first + begin + i);
-        float* to = hidden + (g.slot + begin) * s.width + f0 * lanes;
+        float* place = hidden + (g.slot + begin) * s.width + f0 / IN_LANE * lanes;
+        float* to = PAIRS<Weight> ? sums : place;  // rounded and put in place at once, below
         const float *gates = sums, *ups = sums + rows * lanes;
         const int64_t values = rows * lanes;
         for (int64_t i = lanes; i < lanes + LANES; ++i) shares[i] = shares[i - lanes];
@@ -119,6 +131,7 @@ struct Forward {
             store<LANES>(to + i, a * sigmoid(a) * load<LANES>(ups + i) * load<LANES>(shares + i % lanes));
         }
         for (; i < values; ++i) to[i] = gates[i] / (1.0f + std::exp(-gates[i])) * ups[i] * shares[i % lanes];
+        if constexpr (PAIRS<Weight>) pair_rows(to, rows, lanes, place);
         if (!saved) return;
         for (int64_t t = 0; t < tokens; ++t) {
             float* row = saved + (g.first + begin + t) * 2 * s.width + f0;
@@ -200,12 +213,13 @@ struct Forward {
     void reduce_panels(const Segment& g, int64_t d0, int64_t d1, const Weight* weights) const {
         const int64_t rows = d1 - d0, count = panel_count(g);
         const bool lone = count == 1;
-        const int64_t depth = lone ? s.width : DEPTH;
+        const int64_t depth = lone ? s.width : DEEP;
         float* sums = own_scratch();
         panels(g, 0, count, [&](int64_t p, int64_t begin, int64_t tokens, int64_t lanes) {
             const float* v = hidden + (g.slot + begin) * s.width;
             for (int64_t k = 0; k < s.width; k += depth)
-                multiply(lanes, p == 0, rows, std::min(depth, s.width - k), weights + k, s.width, v + k * lanes, sums, k > 0);
+                multiply(lanes, p == 0, rows, std::min(depth, s.width - k), weights + k, s.width,
+                         v + k / IN_LANE * lanes, sums, k > 0);
             for (int64_t i = 0; i < tokens; ++i) {
                 float* to = y + token(g.first + begin + i) * s.model + d0;
                 for (int64_t d = 0; d < rows; ++d) to[d] += sums[d * lanes + i];

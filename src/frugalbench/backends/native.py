@@ -28,6 +28,7 @@ class Operation(IntEnum):
     INT8 = 1
     READ = 2
     COPY = 3
+    BF16 = 4
 
 
 class Isa(IntEnum):
@@ -39,6 +40,7 @@ class Isa(IntEnum):
     AVX512 = 3
     AVX512_VNNI = 4
     NEON = 5
+    AVX512_BF16 = 6
 
 
 class Peaks:
@@ -68,6 +70,12 @@ class Peaks:
         """``mac_per_thread`` (a multiple of 1024) byte multiply-adds in registers on each thread; 2 op each."""
         checksum = ctypes.c_uint32()
         self._call("fb_mac_int8", isa, threads, ctypes.c_int64(mac_per_thread), ctypes.byref(checksum))
+        return checksum.value
+
+    def mac_bf16(self, threads: int, mac_per_thread: int, isa: Isa = Isa.AUTO) -> float:
+        """``mac_per_thread`` (a multiple of 384) bfloat16 multiply-adds into float32 on each thread; 2 FLOP each."""
+        checksum = ctypes.c_double()
+        self._call("fb_mac_bf16", isa, threads, ctypes.c_int64(mac_per_thread), ctypes.byref(checksum))
         return checksum.value
 
     def read(self, threads: int, data: np.ndarray, isa: Isa = Isa.AUTO) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from frugalbench.backends import native_torch
-from frugalbench.backends.native import Operation
+from frugalbench.backends.native import Operation, peaks
 from frugalbench.native_build import Built
 
 SOURCE = "cpu/moe.cpp"
@@ -23,8 +23,11 @@ SIXTEEN = {torch.float16: 0, torch.bfloat16: 1}
 
 
 def built(isa: str | None = None) -> Built:
-    """The shared object for this processor's best instruction set, or for ``isa`` (a name of ``fb_which_kernel``)."""
-    return native_torch.built(SOURCE, Operation.FMA, isa)
+    """The shared object for this processor's best instruction set, or for ``isa`` (a name of ``fb_which_kernel``).
+
+    ``avx512`` on a processor with ``avx512_bf16`` multiplies bfloat16 weights as floats.
+    """
+    return native_torch.built(SOURCE, Operation.FMA, isa or peaks().which(Operation.BF16))
 
 
 @cache
@@ -37,13 +40,15 @@ class Kernel:
     """The C functions on contiguous CPU tensors: float32, and int32 for the numbers of experts.
 
     :meth:`forward` and :meth:`layer` also take tokens and weights in one format of 16 bits (mixing weights stay
-    float32); they multiply and add in float32 and round y once.
+    float32); they add in float32 and round y once. Where :meth:`path_of` says ``avx512_bf16``, experts with more than
+    four tokens multiply bfloat16 by the processor's own instruction and round hidden values to it; elsewhere 16 bits
+    are multiplied as floats.
     A call computes on the threads of torch's own OpenMP pool, as many as ``torch.get_num_threads()`` says.
     All methods raise ``RuntimeError`` with one sentence when the kernel refuses.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        library.fb_moe_path.restype = ctypes.c_char_p
+        library.fb_moe_path.restype = library.fb_moe_path_16.restype = ctypes.c_char_p
         library.fb_moe_workspace.restype = ctypes.c_int64
         sizes: list[Any] = [ctypes.c_int, *[ctypes.c_int64] * 5]
         library.fb_moe_workspace.argtypes = sizes
@@ -65,6 +70,13 @@ class Kernel:
         self._library = library
         self.path: str = library.fb_moe_path().decode()
         self.parallel = bool(library.fb_moe_parallel())
+
+    def path_of(self, kind: torch.dtype) -> str:
+        """Instruction set that multiplies weights of this format."""
+        if kind not in SIXTEEN:
+            return self.path
+        found: bytes = self._library.fb_moe_path_16(SIXTEEN[kind])
+        return found.decode()
 
     def route(
         self, x_TD: torch.Tensor, router_ED: torch.Tensor, chosen: int, gate: str = "softmax", normalise: bool = True,

@@ -12,7 +12,12 @@ from frugalbench.schema import FrugalbenchError
 
 _OPENMP = "-fopenmp"
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")
-FLAGS = {"avx512_vnni": (*_AVX512, "-mavx512vnni"), "avx512": _AVX512, "avx2": ("-mavx2", "-mfma", "-mf16c")}
+FLAGS = {
+    "avx512_vnni": (*_AVX512, "-mavx512vnni"),
+    "avx512_bf16": (*_AVX512, "-mavx512bf16"),
+    "avx512": _AVX512,
+    "avx2": ("-mavx2", "-mfma", "-mf16c"),
+}
 """Compiler flags per instruction set; one that is not listed needs none."""
 _STATUS = {
     -2: "a size does not fit (all at least 1, no more experts per token than experts, weights of 4, 8 or 32 bits)",

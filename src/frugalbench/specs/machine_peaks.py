@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError, Skipped
 from frugalbench.specs.base import Expansion, MachineView, Settings, take
+from frugalbench.specs.quant_formats import cpu_flags, multiplies_bf16
 
 WORKLOAD = "machine_peaks"
 REGIME = "peak"
@@ -21,6 +22,8 @@ FMA_PER_THREAD = 384_000_000
 """Multiply-adds per call and thread: about 7 ms at 115 GFLOP/s a core; the kernel wants a multiple of 384."""
 MAC_PER_THREAD = 1_024_000_000
 """Byte multiply-adds per call and thread: 5 to 10 ms at 210 to 430 GOP/s a core; a multiple of 1024."""
+BF16_PER_FMA = 2
+"""Multiply-adds of bfloat16 for one of float32: one instruction makes two."""
 CACHE_MULTIPLE = 4
 """Buffers are this many times the last-level cache, so that nearly every line comes from memory."""
 LEAST_MIB, MOST_MIB = 64, 512
@@ -54,7 +57,7 @@ class _Sizes:
 
 
 def expand(settings: Settings, machine: MachineView) -> Expansion:
-    """One comparison of single-case arms: four on a CPU, eight on a CUDA device.
+    """One comparison of single-case arms: four on a CPU, five where it multiplies bfloat16; eight on a CUDA device.
 
     Options: ``buffer_mib`` (0: from the cache size), ``fma_per_thread``, ``mac_per_thread`` (CPU), ``matrix`` (device).
     Raises :class:`FrugalbenchError` for an unknown key or a size that the kernels cannot take.
@@ -153,10 +156,15 @@ def _cases(sizes: _Sizes, device: str, seed: int) -> tuple[Case, ...]:
     buffer_bytes = sizes.buffer_mib * MIB
     registers = {"threads": sizes.threads}
     memory = {"threads": sizes.threads, "buffer_bytes": buffer_bytes, "seed": seed}
+    bf16 = {"mac_per_thread": BF16_PER_FMA * sizes.fma_per_thread}
+    product = _case(
+        "bf16_flop_per_s", "bfloat16", device, registers | bf16, flop=2.0 * sizes.threads * bf16["mac_per_thread"]
+    )
     return (
         _case(
             "fp32_flop_per_s", "float32", device, registers | {"fma_per_thread": sizes.fma_per_thread}, flop=2.0 * fma
         ),
+        *((product,) if multiplies_bf16(cpu_flags()) else ()),
         _case("int8_op_per_s", "int8", device, registers | {"mac_per_thread": sizes.mac_per_thread}, op=2.0 * mac),
         _case("read_bytes_per_s", "bytes", device, memory, traffic_bytes=1.0 * buffer_bytes),
         _case("copy_bytes_per_s", "bytes", device, memory, traffic_bytes=2.0 * buffer_bytes),

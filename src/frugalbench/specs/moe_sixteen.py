@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from frugalbench.specs.quant_formats import cpu_flags
+
 FLOAT32 = "float32"
 SIXTEEN = ("bfloat16", "float16")
 FP32_TWIN = "-fp32"
@@ -43,8 +45,11 @@ def value_bytes(params: dict[str, Any]) -> int:
 
 
 def peak(params: dict[str, Any], native: bool) -> str:
-    """The compute peak of an arm's arithmetic; the own kernel multiplies floats."""
-    return "fp32_flop_per_s" if native else {"bfloat16": "bf16_flop_per_s", "float16": "fp16_flop_per_s"}[held(params)]
+    """The compute peak of an arm's arithmetic; the own kernel multiplies floats where the processor has no better."""
+    narrow = held(params) == "bfloat16" and "avx512_bf16" in cpu_flags()
+    if native and not narrow:
+        return "fp32_flop_per_s"
+    return {"bfloat16": "bf16_flop_per_s", "float16": "fp16_flop_per_s"}[held(params)]
 
 
 def why_not(variant: str, regime: str, device: str) -> str:

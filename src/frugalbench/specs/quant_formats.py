@@ -218,6 +218,11 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(line[1].split()) if line else frozenset()
 
 
+def multiplies_bf16(flags: frozenset[str]) -> bool:
+    """Whether the own kernels can multiply bfloat16 as fast as this CPU does: they know AVX-512, no matrix units."""
+    return "avx512_bf16" in flags and "amx_bf16" not in flags
+
+
 def group_of(fmt: Format, k: int, group_size: int) -> int | None:
     """Inputs whose weights share a scale; ``None`` where all of a matrix do, or each weight has its own."""
     if fmt.scheme == "grouped":

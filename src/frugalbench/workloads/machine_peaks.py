@@ -58,6 +58,8 @@ class PeakArm:
         match case.variant:
             case "fp32_flop_per_s":
                 return native.Operation.FMA, lambda: peaks.fma_fp32(threads, params["fma_per_thread"])
+            case "bf16_flop_per_s":
+                return native.Operation.BF16, lambda: peaks.mac_bf16(threads, params["mac_per_thread"])
             case "int8_op_per_s":
                 return native.Operation.INT8, lambda: peaks.mac_int8(threads, params["mac_per_thread"])
             case "read_bytes_per_s":
@@ -114,6 +116,8 @@ def _expected(case: Case) -> Arrays:
     params = case.params
     if case.variant == "fp32_flop_per_s":  # each pair of multiply-adds adds 2, so each adds 1 on average
         return {"checksum": _number(float(params["threads"] * params["fma_per_thread"]))}
+    if case.variant == "bf16_flop_per_s":  # each pair of products adds 1
+        return {"checksum": _number(float(params["threads"] * params["mac_per_thread"] // 2))}
     if case.variant == "int8_op_per_s":
         return {"checksum": _number(DOT4 * params["threads"] * params["mac_per_thread"] // 4 % 2**32)}
     base, blocks = base_words(params["seed"]), params["buffer_bytes"] // 8 // BLOCK

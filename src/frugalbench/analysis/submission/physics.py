@@ -113,6 +113,8 @@ def _peak_limit(host: _Host, device: str, peak: str) -> float | None:
         return _card_limit(host, peak)
     if peak == "fp32_flop_per_s":
         return host.cores * host.clock_hz * host.per_cycle(FLOP_PER_CYCLE)
+    if peak == "bf16_flop_per_s":
+        return 2 * host.cores * host.clock_hz * host.per_cycle(FLOP_PER_CYCLE)  # two products where floats have one
     if peak == "int8_op_per_s":
         return host.cores * host.clock_hz * host.per_cycle(OP_PER_CYCLE)
     return MOST_READ_BYTES_PER_S if peak.endswith("_bytes_per_s") else None

@@ -11,7 +11,7 @@ from frugalbench.workloads.layers.ffn import Layer, Mixture
 def _named(kernel: native_moe.Kernel, kind: torch.dtype) -> str:
     threads = "" if kernel.parallel else ", built without OpenMP: one thread"
     stored = f", weights of {str(kind).removeprefix('torch.')}" if kind in native_moe.SIXTEEN else ""
-    return f"native: own {kernel.path} kernel{stored}{threads}"
+    return f"native: own {kernel.path_of(kind)} kernel{stored}{threads}"
 
 
 class NativeMoe(Mixture):
