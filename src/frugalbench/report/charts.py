@@ -169,22 +169,38 @@ def _scale(alt: Any, which: int) -> Any:
     return alt.Scale(domain=list(_OUTCOMES), range=[pair[which] for pair in _OUTCOMES.values()])
 
 
-def finished(alt: Any, chart: Any, title: str, lines: int, height: Any = None) -> str:
+def finished(alt: Any, chart: Any, title: str, lines: int, height: Any = None, says: str = "") -> str:
+    """Drawn and ready for the page; ``says`` is what a reader hears of it beside its title."""
+    height = height or (alt.Step(22) if lines > 1 else 40)
+    return _inline(_svg(sized(chart, title, height), "transparent"), title, says)
+
+
+def sized(chart: Any, title: str, height: Any) -> Any:
+    """The chart with its title and its place."""
+    return chart.properties(title=title, width=420, height=height)
+
+
+def standalone(alt: Any, parts: Sequence[Any]) -> str:
+    """A file of its own, dark on white: one :func:`sized` chart below the other."""
+    chart = alt.vconcat(*parts, spacing=30).resolve_scale(color="independent", shape="independent")
+    return _svg(chart, "#ffffff").replace(INK, "#1c1e21")
+
+
+def _svg(chart: Any, background: str) -> str:
     import vl_convert
 
-    height = height or (alt.Step(22) if lines > 1 else 40)
-    chart = chart.properties(title=title, width=420, height=height, background="transparent", padding=_PADDING)
     text = {"labelColor": INK, "titleColor": INK, "labelLimit": 420}
     axis = {**text, "domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.15}
-    chart = chart.configure_axis(**axis).configure_legend(**text).configure_title(color=INK, anchor="start")
-    return _inline(vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_dict()), title)
+    chart = chart.properties(background=background, padding=_PADDING).configure_title(color=INK, anchor="start")
+    chart = chart.configure_axis(**axis).configure_legend(**text).configure_view(stroke=None)
+    return str(vl_convert.vegalite_to_svg(chart.to_dict()))
 
 
-def _inline(svg: str, title: str) -> str:
+def _inline(svg: str, title: str, says: str) -> str:
     """Ready to stand in a page: in the page's ink, scrolling on narrow screens, without an XML prologue; one name for
     the whole in place of one for each mark."""
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r' (?:role|aria-[a-z]+)="[^"]*"', "", svg)
-    name = safe.html(f"Chart: {title}; its numbers are in the tables")
+    name = safe.html(f"Chart: {title}; {says + '; ' if says else ''}its numbers are in the tables")
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
     return f'<div class="scroll chart" role="region" tabindex="0" aria-label="{safe.html(title)}">{svg}</div>'

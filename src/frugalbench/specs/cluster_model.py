@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any, get_args
 
 from frugalbench.cluster import estimands, mix, parallel, pool, serving, trillion
+from frugalbench.cluster import model as curves
 from frugalbench.cluster.estimands import Facts
 from frugalbench.cluster.hardware import hardware, prices
 from frugalbench.cluster.scene import load_scene
 from frugalbench.cluster.step import Scaling
 from frugalbench.cluster.topology import load
-from frugalbench.schema import SCHEMA_VERSION, Case, Record, Status, Tier
+from frugalbench.schema import SCHEMA_VERSION, Case, Record, Status, Sweep, Tier
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
 
 WORKLOAD = "cluster_model"
@@ -66,6 +67,7 @@ def model(case: Case) -> Record:
         tier=Tier.MODELLED,
         facts=facts,
         details=_details(params) | _more(case),
+        sweeps=_sweeps(case),
     )
 
 
@@ -218,6 +220,14 @@ def _more(case: Case) -> dict[str, Any]:
         return {}
     cuts = {key: trillion.described(case.params[key]) for key in ("fragmented", "uniform")}
     return {"cuts": cuts, "model_sources": parallel.SOURCES}
+
+
+def _sweeps(case: Case) -> tuple[Sweep, ...]:
+    """Both curves under which ``net.decay`` takes the areas, and their throughput per device."""
+    if case.variant != "net.decay":
+        return ()
+    names, scaling = (case.params[key] for key in ("fragmented", "uniform")), case.params["scaling"]
+    return tuple(sweep for name in names for sweep in curves.sweeps(load(name), scaling)[1:])
 
 
 def _shares(name: str) -> dict[str, str]:
