@@ -94,7 +94,7 @@ def test_a_map_marks_what_keeps_it_also_at_its_bounds() -> None:
     (svg,) = charts_sweep.sweep_svgs((region(),))
     for words in ("20 ✗", "96 ?", "99 ✓", "400 Gbit/s", "1.00 Gbit/s", "steps between exchanges", "at least 0.95"):
         assert words in svg, words
-    assert "1 cells keeps it, 1 cells depends" in svg
+    assert "keeps it: 1 of 3 cells, depends on the inputs: 1 of 3" in svg
 
 
 @needs_charts

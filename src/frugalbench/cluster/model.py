@@ -60,7 +60,12 @@ def sweeps(cluster: Cluster, scaling: Scaling) -> tuple[Sweep, ...]:
     marginal = [(row.devices, row.marginal_token_per_s) for row in rows if row.marginal_token_per_s is not None]
     return (
         _sweep(cluster, f"throughput, {label}", "token/s", [(row.devices, row.token_per_s) for row in rows]),
-        _sweep(cluster, f"throughput per device, {label}", "of the first's", [(r.devices, r.efficiency) for r in rows]),
+        _sweep(
+            cluster,
+            f"throughput per device, {label}",
+            "of the first's",
+            [(r.devices, r.efficiency) for r in rows],
+        ),
         _sweep(cluster, f"marginal throughput, {label}", "token/s per added device", marginal),
     )
 

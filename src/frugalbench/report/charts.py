@@ -18,10 +18,12 @@ from frugalbench.schema import Outcome, Verdict
 
 MOST_LINES = 60
 MOST_POINTS = 1000
+WIDTH = 390
+"""Of what lies between the axes; with them a chart still fits a phone, where its letters stay 8 pixels high."""
+_PADDING = {"left": 10, "right": 20, "top": 5, "bottom": 5}
+"""Room for a reader's font that is wider than the one the labels were measured with."""
 INK = "#010203"
 """Stands for the page's text colour until the SVG is finished."""
-_PADDING = {"left": 70, "right": 20, "top": 5, "bottom": 5}
-"""Room for a reader's font that is wider than the one the labels were measured with."""
 _OUTCOMES = {
     Outcome.SUPPORTED.value: ("#2a9d5c", "triangle-right"),
     Outcome.REFUTED.value: ("#d1495b", "triangle-left"),
@@ -42,7 +44,7 @@ def forest_svg(verdicts: Sequence[Verdict], title: str) -> str | None:
         return None
     import altair as alt
 
-    base = alt.Chart(alt.Data(values=data)).encode(y=alt.Y("label:N", sort=None, title=None))
+    base, names = labelled(alt, data)
     scale = alt.Scale(type="log", nice=False, padding=12)
     x = alt.X("ratio:Q", scale=scale, title="ratio (tick: threshold)")
     colour = alt.Color("verdict:N", scale=_scale(alt, 0), legend=alt.Legend(title=None, orient="top"))
@@ -50,7 +52,7 @@ def forest_svg(verdicts: Sequence[Verdict], title: str) -> str | None:
     tick = base.mark_tick(thickness=2, size=16, color=INK).encode(x=alt.X("threshold:Q", scale=scale))
     shape = alt.Shape("verdict:N", scale=_scale(alt, 1), legend=alt.Legend(title=None, orient="top"))
     point = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, color=colour, shape=shape)
-    return finished(alt, rule + tick + point, title, len(data))
+    return finished(alt, rule + tick + point + names, title, len(data))
 
 
 def roofline_svg(rows: Sequence[Row], title: str) -> str | None:
@@ -61,16 +63,20 @@ def roofline_svg(rows: Sequence[Row], title: str) -> str | None:
     import altair as alt
 
     scale = alt.Scale(domain=list(_BOUNDS), range=list(_BOUNDS.values()))
-    bars = (
-        alt.Chart(alt.Data(values=data))
-        .mark_bar()
-        .encode(
-            y=alt.Y("label:N", sort=None, title=None),
-            x=alt.X("share:Q", title="share of the measured roofline", axis=alt.Axis(format="%")),
-            color=alt.Color("bound:N", scale=scale, legend=alt.Legend(title="nearest limit", orient="top")),
-        )
+    base, names = labelled(alt, data)
+    bars = base.mark_bar(size=9).encode(
+        x=alt.X("share:Q", title="share of the measured roofline", axis=alt.Axis(format="%")),
+        color=alt.Color("bound:N", scale=scale, legend=alt.Legend(title="nearest limit", orient="top")),
     )
-    return finished(alt, bars, title, len(data))
+    return finished(alt, bars + names, title, len(data))
+
+
+def labelled(alt: Any, data: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
+    """A row for each point, to draw marks in, and the names: above the marks, so that they need no room beside them."""
+    rows = [{**point, "row": number} for number, point in enumerate(data)]
+    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("row:O", axis=None))
+    names = base.mark_text(align="left", baseline="bottom", dy=-6, fontSize=10, color=INK, limit=WIDTH)
+    return base, names.encode(x=alt.value(0), text="label:N")
 
 
 def saving_svgs(found: Sequence[Saving]) -> list[str]:
@@ -171,13 +177,13 @@ def _scale(alt: Any, which: int) -> Any:
 
 def finished(alt: Any, chart: Any, title: str, lines: int, height: Any = None, says: str = "") -> str:
     """Drawn and ready for the page; ``says`` is what a reader hears of it beside its title."""
-    height = height or (alt.Step(22) if lines > 1 else 40)
+    height = height or (alt.Step(32) if lines > 1 else 44)
     return _inline(_svg(sized(chart, title, height), "transparent"), title, says)
 
 
 def sized(chart: Any, title: str, height: Any) -> Any:
     """The chart with its title and its place."""
-    return chart.properties(title=title, width=420, height=height)
+    return chart.properties(title=title, width=WIDTH, height=height)
 
 
 def standalone(alt: Any, parts: Sequence[Any]) -> str:
@@ -189,7 +195,7 @@ def standalone(alt: Any, parts: Sequence[Any]) -> str:
 def _svg(chart: Any, background: str) -> str:
     import vl_convert
 
-    text = {"labelColor": INK, "titleColor": INK, "labelLimit": 420}
+    text = {"labelColor": INK, "titleColor": INK, "labelLimit": WIDTH}
     axis = {**text, "domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.15}
     chart = chart.properties(background=background, padding=_PADDING).configure_title(color=INK, anchor="start")
     chart = chart.configure_axis(**axis).configure_legend(**text).configure_view(stroke=None)

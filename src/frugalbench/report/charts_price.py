@@ -30,6 +30,10 @@ def break_even_svg(found: BreakEven) -> str:
     at = alt.Chart(alt.Data(values=[_span(found.price)]))
     zone = at.mark_rect(color="#c98a00", opacity=0.16).encode(x=alt.X("low:Q", scale=log), x2="high:Q")
     mark = at.mark_rule(color="#c98a00", strokeWidth=2, strokeDash=[6, 3]).encode(x="value:Q")
+    told = at.mark_text(color=INK, align="left", dx=4, baseline="top", text="break-even")
+    told = told.encode(x="value:Q", y=alt.value(4))
+    corner = alt.Chart(alt.Data(values=[{"x": ends[1], "y": 1.0}]))
+    told += corner.mark_text(color=INK, align="right", dy=-6, text="same cost").encode(x="x:Q", y="y:Q")
     names = [pair["name"] for pair in pairs]
     key = alt.Legend(title=None, orient="top", columns=1, symbolSize=110)
     colour = alt.Color("name:N", scale=alt.Scale(domain=names, range=list(_COLOURS)), legend=key)
@@ -38,7 +42,7 @@ def break_even_svg(found: BreakEven) -> str:
     across = base.mark_rule(strokeWidth=2).encode(x=alt.X("x_low:Q", scale=log), x2="x_high:Q", y=y, color=colour)
     up = base.mark_rule(strokeWidth=2).encode(x=x, y=alt.Y("y_low:Q", scale=log), y2="y_high:Q", color=colour)
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=x, y=y, color=colour, shape=shape)
-    layers = zone + band + even + mark + centre + across + up + dots
+    layers = zone + band + even + mark + centre + across + up + dots + told
     return finished(alt, layers, title_of(found), 1, height=280, says=_says(found))
 
 

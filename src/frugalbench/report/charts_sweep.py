@@ -15,7 +15,7 @@ from frugalbench.units import si, significant
 HEIGHT = 260
 MOST_CURVES, MOST_CELLS, MOST_LABELS = 8, 1200, 14
 LOG_FROM = 50.0
-"""Values that span more are drawn on a log axis."""
+"""What grows by more is drawn on a log axis; what decays never, so that near nothing looks like it."""
 _COLOURS = ("#2f7fc1", "#e07b39", "#2a9d5c", "#b05fc4", "#c98a00", "#8a8f98", "#d1495b", "#2a9d8f")
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [10, 4], [4, 4], [1, 3], [12, 2])
@@ -56,7 +56,7 @@ def curves(alt: Any, group: Group) -> Any:
     shown, (name,) = group[:MOST_CURVES], group[0].over
     data = [point for sweep in shown for point in _curve_points(sweep)]
     x = alt.X("x:Q", scale=_x_scale(alt, data), axis=_x_axis(alt, data), title=input_name(name))
-    log = _spans_decades([p["y"] for p in data])
+    log = min(p["y"] for p in data) > 0 and any(map(_grows, shown))
     y_scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=True)
     axis = alt.Axis(format="~s") if max(abs(p["y"]) for p in data) >= 1e3 else alt.Axis()
     y = alt.Y("y:Q", scale=y_scale, axis=axis, title=_y_title(group[0]))
@@ -74,7 +74,7 @@ def curves(alt: Any, group: Group) -> Any:
 
 def _looks(alt: Any, shown: Sequence[Sweep], kinds: Sequence[Any]) -> dict[str, Any]:
     names = [safe.terminal(sweep.line) for sweep in shown]
-    legend = alt.Legend(title=None, orient="top", columns=3, symbolSize=120)
+    legend = alt.Legend(title=None, orient="top", columns=3, symbolSize=120, symbolOpacity=1)
     return {"scale": alt.Scale(domain=names, range=list(kinds[: len(names)])), "legend": legend}
 
 
@@ -92,8 +92,9 @@ def bounds_at(sweep: Sweep, number: int) -> tuple[float | None, float | None]:
     return low, sweep.high[number] if sweep.high else None
 
 
-def _spans_decades(values: Sequence[float]) -> bool:
-    return min(values) > 0 and max(values) / min(values) > LOG_FROM
+def _grows(sweep: Sweep) -> bool:
+    known = [value for value in sweep.value if value is not None]
+    return known[-1] > LOG_FROM * known[0] > 0
 
 
 def _x_scale(alt: Any, data: Sequence[dict[str, Any]]) -> Any:
@@ -183,4 +184,4 @@ def _region(sweep: Sweep, cells: Sequence[dict[str, Any]]) -> str:
     if sweep.least is None:
         return f"{len(cells)} cells"
     counts = {state: sum(cell["state"] == state for cell in cells) for state in _STATES}
-    return ", ".join(f"{number} cells {state[2:]}" for state, number in counts.items())
+    return ", ".join(f"{state[2:]}: {number} of {len(cells)} cells" for state, number in counts.items())

@@ -16,7 +16,7 @@ from frugalbench.report.machines import machines_table, published_table
 from frugalbench.report.noise import noise_tables
 from frugalbench.report.page import anchor, page, section
 from frugalbench.report.pareto import run_points
-from frugalbench.report.sweeps import family_parts
+from frugalbench.report.sweeps import beside, family_parts
 from frugalbench.report.tables import (
     FAMILIES,
     Cell,
@@ -121,7 +121,8 @@ def _family(
     own = [r for r in rows if family_of(r.workload) == family]
     found = [*cases_tables(own).values(), *(table for table in extra if table.family == family)]
     mine = [v for v in verdicts if family_of(v.claim) == family]
-    parts = [*_charts(family, runs, mine, own, rows), *family_parts(family, runs, mine, tables)]
+    first = (f'<div class="curve">{svg}</div>' for svg in _charts(family, runs, mine, own, rows))
+    parts = beside([*first, *family_parts(family, runs, mine, tables)])
     drawn = [f"<h3>{safe.html(table.title)}</h3>{tables.html(table)}" for table in found]
     parts += drawn[:MOST_OPEN]
     if rest := drawn[MOST_OPEN:]:

@@ -1,6 +1,6 @@
 """Curves and maps beside the tables of their points."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from frugalbench.analysis.electricity import BreakEven, break_evens
 from frugalbench.analysis.load import Run
@@ -17,7 +17,7 @@ Drawn = tuple[list[str], Table]
 _WHY = "no bound, or no value, is known at this point"
 
 
-def family_parts(family: str, runs: Sequence[Run], verdicts: Sequence[Verdict], tables: Tables) -> list[str]:
+def family_parts(family: str, runs: Sequence[Run], verdicts: Sequence[Verdict], tables: Tables) -> Iterator[str]:
     """What the page shows of a family's curves: each chart, then its points behind a summary."""
     names = {record.case.workload for run in runs for record in run.records if record.sweeps}
     sweeps = stored(runs, [name for name in names if family_of(name) == family])
@@ -26,7 +26,7 @@ def family_parts(family: str, runs: Sequence[Run], verdicts: Sequence[Verdict], 
     found = [drawn(group) for group in grouped(sweeps)]
     if family == "net":
         found += [break_even(item) for item in break_evens(runs)]
-    return [part for item in found for part in parts(item, tables)]
+    return (part for item in found for part in parts(item, tables))
 
 
 def drawn(group: Group) -> Drawn:
@@ -42,10 +42,16 @@ def break_even(found: BreakEven) -> Drawn:
 def parts(found: Drawn, tables: Tables) -> Iterator[str]:
     """The charts, and the table folded below them; open where nothing can be drawn."""
     svgs, table = found
-    yield from svgs
     state = "" if svgs else " open"
     summary = safe.html(f"Points: {table.title}")
-    yield f'<details class="points"{state}><summary>{summary}</summary>{tables.html(table)}</details>'
+    points = f"<details{state}><summary>{summary}</summary>{tables.html(table)}</details>"
+    yield f'<div class="curve">{"".join(svgs)}{points}</div>'
+
+
+def beside(made: Iterable[str]) -> list[str]:
+    """As many next to each other as there is room for."""
+    together = "".join(made)
+    return [f'<div class="curves">{together}</div>'] if together else []
 
 
 def points_table(group: Group) -> Table:

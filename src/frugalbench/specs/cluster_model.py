@@ -226,7 +226,7 @@ def _sweeps(case: Case) -> tuple[Sweep, ...]:
     """Both curves under which ``net.decay`` takes the areas, and their throughput per device."""
     if case.variant != "net.decay":
         return ()
-    names, scaling = (case.params[key] for key in ("fragmented", "uniform")), case.params["scaling"]
+    names, scaling = (case.params[key] for key in ("uniform", "fragmented")), case.params["scaling"]
     return tuple(sweep for name in names for sweep in curves.sweeps(load(name), scaling)[1:])
 
 
