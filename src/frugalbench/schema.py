@@ -331,12 +331,12 @@ class Record(Frozen, frozen=True, kw_only=True):
     samples: tuple[Sample, ...] = ()
     readings: tuple[Reading, ...] = ()
     pss_bytes: float | None = None
+    sweeps: tuple[Sweep, ...] = ()
+    """Points behind the facts, where they follow from a curve or a map."""
     facts: dict[str, Quantity] = {}
     """Whatever else was found out: stored bytes, placement, histogram summaries, modelled results."""
     details: dict[str, Any] = {}
     """Plain data beside the facts: router histogram, node placement, operator list, notes."""
-    sweeps: tuple[Sweep, ...] = ()
-    """Points behind the facts, where they follow from a curve or a map."""
 
 
 class Decision(Frozen, frozen=True, kw_only=True):

@@ -330,7 +330,7 @@ def test_simulate_draws_the_fastest_cut_over_sizes(call, tmp_path) -> None:
     call("simulate", "uniform", "--model", "kimi-k2", "--devices", "512", "--chart", str(page))
     text = page.read_text()
     assert "Throughput of kimi-k2, fastest cut (modelled)" in text and "MFU of kimi-k2" in text
-    assert "frugalbench simulate uniform --model kimi-k2 --devices 512 --chart" in text
+    assert all(part in text for part in ("frugalbench simulate uniform", "--model kimi-k2", "--devices 512", "--chart"))
 
 
 @pytest.mark.parametrize(

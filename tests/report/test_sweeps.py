@@ -1,5 +1,6 @@
 """Curves, maps and break-even points: drawn from what records hold, with the table of their points."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,50 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     run = run_of(tmp_path, modelled(curve(evil, figure=evil, unit=evil, source=evil)))
     page = html([run], (), ())
     assert "<img src=x" not in page and "\x1b" not in page
+
+
+def plane(**changed: Any) -> dict[str, Any]:
+    """Two ways to exchange and two widths over 3 bandwidths x 3 numbers of steps."""
+    rows = list(itertools.product(("plain", "overlapped"), (16, 4), (1e9, 1e10, 1e11), (1, 10, 100)))
+    names = ("overlap", "bits", "wan_bit_per_s", "local_steps")
+    columns: dict[str, list[Any]] = {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    columns |= {"kept": [0.9] * 36, "kept_low": [0.8] * 36, "kept_high": [None, *[0.96] * 35]}
+    return {"columns": columns, "units": {"kept": "1", "bits": "bit"}, "value": "kept", "threshold": 0.95, **changed}
+
+
+def test_a_table_among_the_details_is_a_map_for_each_way(tmp_path: Path) -> None:
+    run = run_of(tmp_path, modelled(details={"grid": plane(), "basis": {"cut": "x"}}))
+    (group,) = grouped(stored([run], ["cluster_model"]))
+    ways = [f"{way}, {bits} bit" for way in ("plain", "overlapped") for bits in (16, 4)]
+    assert [sweep.line for sweep in group] == ways
+    first = group[0]
+    assert list(first.over) == ["wan_bit_per_s", "local_steps"]
+    assert len(first.value) == 9 and first.high[:2] == (None, 0.96) and (first.least, first.unit) == (0.95, "1")
+
+
+def test_a_table_over_one_number_is_curves(tmp_path: Path) -> None:
+    columns = {"local_steps": [1, 4, 16] * 2, "bits": [16] * 3 + [4] * 3}
+    columns["least_bit_per_s"] = [9e9, 5e9, None, 2e9, 1e9, 1.0]
+    run = run_of(tmp_path, modelled(details={"f": {"columns": columns, "value": "least_bit_per_s", "units": {}}}))
+    (group,) = grouped(stored([run], ["cluster_model"]))
+    assert [sweep.over for sweep in group] == [{"local_steps": (1.0, 4.0, 16.0)}] * 2 and group[0].value[2] is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"value": "speed"},
+        {"columns": {"kept": [1.0, 2.0], "a": [1.0]}},
+        {"columns": {"kept": [1.0] * 3}},
+        {"columns": {"kept": [1e300] * 3, "a": [1.0, 2.0, 3.0]}},
+        {"columns": {"kept": [[]] * 3}},
+        {"columns": {}},
+        {"columns": 3},
+    ],
+)
+def test_a_table_that_is_none_is_left_out(tmp_path: Path, broken: dict[str, Any]) -> None:
+    run = run_of(tmp_path, modelled(details={"grid": plane(**broken)}))
+    assert stored([run], ["cluster_model"]) == []
 
 
 PRICES = {"a": (0.5, 0.4, 0.6), "b": (1.0, 0.9, 1.1)}

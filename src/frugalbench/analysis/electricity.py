@@ -37,7 +37,8 @@ class BreakEven:
 
 def break_evens(runs: Sequence[Run]) -> list[BreakEven]:
     """One for each pair of systems with the same ratio of joules."""
-    records = [record for run in runs for record in latest(run.records) if _usable(record)]
+    mine = [latest(record for record in run.records if record.case.variant == CLAIM) for run in runs]
+    records = [record for found in mine for record in found if _usable(record)]
     groups: dict[tuple[str, float | None], dict[str, Record]] = {}
     for record in records:
         key = record.case.shape, record.facts["joule_per_token_ratio"].value
@@ -46,7 +47,7 @@ def break_evens(runs: Sequence[Run]) -> list[BreakEven]:
 
 
 def _usable(record: Record) -> bool:
-    return record.case.variant == CLAIM and counted(record) and all(_bounded(record.facts.get(n)) for n in _FACTS)
+    return counted(record) and all(_bounded(record.facts.get(n)) for n in _FACTS)
 
 
 def _bounded(fact: Quantity | None) -> bool:

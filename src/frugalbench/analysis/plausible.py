@@ -63,7 +63,7 @@ def _rare_faults(record: Record) -> Iterator[str]:
         if not _fit((quantity.value, quantity.low, quantity.high)):
             yield f"the fact {brief(name)} is beyond what can be computed with"
     for sweep in record.sweeps:
-        if reason := _sweep_fault(sweep):
+        if reason := sweep_fault(sweep):
             yield f"the sweep of {brief(sweep.figure)} {reason}"
     threads = record.worker.threads if record.worker is not None else None
     if threads is not None and not 0 <= threads <= MOST_COUNT:
@@ -72,7 +72,8 @@ def _rare_faults(record: Record) -> Iterator[str]:
         yield "a time, size or error of the worker is beyond what can be computed with"
 
 
-def _sweep_fault(sweep: Sweep) -> str | None:
+def sweep_fault(sweep: Sweep) -> str | None:
+    """What is impossible about it, or ``None``."""
     columns = (*sweep.over.values(), sweep.value, sweep.low or sweep.value, sweep.high or sweep.value)
     if not 1 <= len(sweep.over) <= 2:
         return f"has {len(sweep.over)} inputs, not one or two"

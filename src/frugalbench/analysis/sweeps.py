@@ -3,16 +3,17 @@
 Nothing is computed here; every point is a stored one, or the ratio and interval of a verdict.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from frugalbench.analysis.grounds import Grounds, grounds
 from frugalbench.analysis.load import Run
+from frugalbench.analysis.plausible import MOST_POINTS, sweep_fault
 from frugalbench.analysis.statistics import counted, latest
 from frugalbench.gloo import Network, Wan, Work
-from frugalbench.schema import Sweep, Tier, Verdict
+from frugalbench.schema import Record, Sweep, Tier, Verdict
 
 CROSS_REGION = "net.cross_region"
 MOST_STEPS, MOST_BYTES_PER_S = 2**31, 1e15
@@ -20,11 +21,75 @@ Group = tuple[Sweep, ...]
 """Of one figure and unit, over the same inputs."""
 
 
-def stored(runs: Sequence[Run], workloads: Sequence[str]) -> list[Sweep]:
+def stored(runs: Sequence[Run], workloads: Collection[str]) -> list[Sweep]:
     """What the counted records of some workloads keep; the same sweep in several records is one."""
-    records = [record for run in runs for record in latest(run.records) if counted(record)]
-    mine = [sweep for record in records if record.case.workload in workloads for sweep in record.sweeps]
+    records = [latest(record for record in run.records if record.case.workload in workloads) for run in runs]
+    valid = [record for found in records for record in found if counted(record)]
+    mine = [sweep for record in valid for sweep in (*record.sweeps, *_planes(record))]
     return list({msgspec.json.encode(sweep): sweep for sweep in mine}.values())
+
+
+class _Plane(msgspec.Struct):
+    """A table among a record's details: columns of equal length, one of them the value, ``_low`` and ``_high`` beside
+    it where it has bounds."""
+
+    columns: dict[str, list[float | str | None]]
+    value: str
+    units: dict[str, str] = {}
+    threshold: float | None = None
+
+
+def _planes(record: Record) -> Iterator[Sweep]:
+    for held in record.details.values():
+        if not isinstance(held, dict) or not {"columns", "value"} <= held.keys():
+            continue
+        try:
+            plane = msgspec.convert(held, _Plane)
+        except msgspec.ValidationError:
+            continue
+        lengths = {len(column) for column in plane.columns.values()}
+        if plane.value in plane.columns and len(lengths) == 1 and max(lengths) <= MOST_POINTS:
+            yield from (sweep for sweep in _cut(record, plane) if sweep_fault(sweep) is None)
+
+
+def _cut(record: Record, plane: _Plane) -> Iterator[Sweep]:
+    """A sweep for each combination of what is no axis. Axes are the numbers of three different values or more, the two
+    with most."""
+    bounds = {f"{plane.value}{end}" for end in ("", "_low", "_high")}
+    inputs = {name: column for name, column in plane.columns.items() if name not in bounds}
+    numbers = [name for name, column in inputs.items() if all(isinstance(item, float) for item in column)]
+    wide = sorted((name for name in numbers if len(set(inputs[name])) > 2), key=lambda name: -len(set(inputs[name])))
+    axes, rest = wide[:2], [name for name in inputs if name not in wide[:2]]
+    lines: dict[str, list[int]] = {}
+    for number in range(len(plane.columns[plane.value])):
+        words = (_word(inputs[name][number], plane.units.get(name, "")) for name in rest)
+        lines.setdefault(", ".join(words), []).append(number)
+    for line, at in lines.items():
+        yield _line(record, plane, axes, line, at)
+
+
+def _word(value: float | str | None, unit: str) -> str:
+    return f"{value:g} {unit}".strip() if isinstance(value, float) else str(value)
+
+
+def _line(record: Record, plane: _Plane, axes: Sequence[str], line: str, numbers: Sequence[int]) -> Sweep:
+    def column(name: str) -> tuple[float | None, ...]:
+        held = plane.columns.get(name) or []
+        return tuple(item if isinstance(item := held[n], float) else None for n in numbers if held)
+
+    case, name = record.case, plane.value
+    return Sweep(
+        figure=f"{name.replace('_', ' ')}, {case.regime}",
+        unit=plane.units.get(name, ""),
+        line=line or case.variant,
+        tier=record.tier,
+        over={axis: tuple(item or 0.0 for item in column(axis)) for axis in axes},
+        value=column(name),
+        low=column(f"{name}_low"),
+        high=column(f"{name}_high"),
+        least=plane.threshold,
+        source=f"{case.variant}: {case.shape}",
+    )
 
 
 def grouped(sweeps: Sequence[Sweep]) -> list[Group]:

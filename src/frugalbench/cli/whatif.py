@@ -14,7 +14,7 @@ from frugalbench.report.tables import Table
 from frugalbench.schema import FrugalbenchError, Sweep
 
 SUFFIXES = (".html", ".htm", ".svg")
-_FLAGS = ("model", "devices", "tp", "pp", "dp", "ep")
+_NO_FLAGS = ("module", "json", "format", "cluster", "more")
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -66,6 +66,6 @@ def _assumed(cluster: Cluster) -> Iterator[str]:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    given = [(f"--{name}", getattr(arguments, name)) for name in (*_FLAGS, "chart")]
-    flags = [part for flag, value in given if value is not None for part in (flag, str(value))]
+    given = {name: value for name, value in vars(arguments).items() if name not in _NO_FLAGS and value}
+    flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     return shlex.join(["frugalbench", "simulate", arguments.cluster, *arguments.more, *flags])

@@ -10,6 +10,7 @@ from frugalbench.cluster.step import Scaling, Step
 from frugalbench.cluster.topology import Cluster, Values, load
 from frugalbench.schema import Frozen, Sweep, Tier
 
+Sweeps = tuple[Sweep, ...]
 _BOUNDS = "bounds move its own inputs; a ratio of two clusters moves what they share together, so it is narrower"
 
 
@@ -53,7 +54,7 @@ def simulate(cluster: str | Path, scalings: tuple[Scaling, ...] = ("strong", "we
 
 
 @cache
-def sweeps(cluster: Cluster, scaling: Scaling) -> tuple[Sweep, ...]:
+def sweeps(cluster: Cluster, scaling: Scaling) -> Sweeps:
     """The three curves over devices, with bounds: throughput, its share per device, and what added devices bring."""
     rows = _rows(cluster, scaling)
     label = f"{scaling} scaling"

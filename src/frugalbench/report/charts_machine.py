@@ -9,7 +9,7 @@ from typing import Any
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row, measured_peaks
 from frugalbench.report import safe
-from frugalbench.report.charts import INK, MOST_LINES, finished, labelled
+from frugalbench.report.charts import INK, MOST_LINES, finished, labelled, named
 from frugalbench.report.tables import FAMILIES, family_of, tier_text
 from frugalbench.schema import Tier
 
@@ -172,7 +172,7 @@ def _flop_point(row: Row) -> dict[str, Any]:
 
 
 def _label(row: Row, tier: Tier) -> str:
-    return safe.terminal(" ".join((row.variant, row.shape, row.regime, row.backend, f"({tier.value})")))
+    return named((row.variant, row.shape, row.regime, row.backend), tier)
 
 
 def _scale(alt: Any, which: int) -> Any:

@@ -13,21 +13,27 @@ from frugalbench.schema import Sweep, Tier
 from frugalbench.units import si, significant
 
 HEIGHT = 260
-MOST_CURVES, MOST_CELLS, MOST_LABELS = 8, 1200, 14
+MOST_CURVES, MOST_MAPS, MOST_CELLS, MOST_LABELS = 8, 24, 1200, 14
+"""Of one group; what is left out stands in the table."""
 LOG_FROM = 50.0
-"""What grows by more is drawn on a log axis; what decays never, so that near nothing looks like it."""
+"""Where every line spans more the axis is a log one; where only some do, their decay should look like it."""
 _COLOURS = ("#2f7fc1", "#e07b39", "#2a9d5c", "#b05fc4", "#c98a00", "#8a8f98", "#d1495b", "#2a9d8f")
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [10, 4], [4, 4], [1, 3], [12, 2])
 _STATES = {"✓ keeps it": "#2a9d5c", "? depends on the inputs": "#c98a00", "✗ does not": "#d1495b"}
-_PLAIN = {"steps_between_exchanges": "steps between exchanges", "devices": "devices"}
+_PLAIN = {
+    "steps_between_exchanges": "steps between exchanges",
+    "local_steps": "steps between exchanges",
+    "between_sites_bit_per_s": "bandwidth between sites",
+    "wan_bit_per_s": "bandwidth between sites",
+}
 
 
 def sweep_svgs(group: Group) -> list[str]:
     """One chart of all curves, or one for each map."""
     if len(group[0].over) == 1:
         return [curves_svg(group)]
-    return [map_svg(sweep) for sweep in group if len(sweep.value) <= MOST_CELLS]
+    return [map_svg(sweep) for sweep in group if len(sweep.value) <= MOST_CELLS][:MOST_MAPS]
 
 
 def title_of(sweep: Sweep) -> str:
@@ -56,7 +62,7 @@ def curves(alt: Any, group: Group) -> Any:
     shown, (name,) = group[:MOST_CURVES], group[0].over
     data = [point for sweep in shown for point in _curve_points(sweep)]
     x = alt.X("x:Q", scale=_x_scale(alt, data), axis=_x_axis(alt, data), title=input_name(name))
-    log = min(p["y"] for p in data) > 0 and any(map(_grows, shown))
+    log = min(p[key] for p in data for key in ("y", "low") if p[key] is not None) > 0 and all(map(_spans, shown))
     y_scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=True)
     axis = alt.Axis(format="~s") if max(abs(p["y"]) for p in data) >= 1e3 else alt.Axis()
     y = alt.Y("y:Q", scale=y_scale, axis=axis, title=_y_title(group[0]))
@@ -92,9 +98,9 @@ def bounds_at(sweep: Sweep, number: int) -> tuple[float | None, float | None]:
     return low, sweep.high[number] if sweep.high else None
 
 
-def _grows(sweep: Sweep) -> bool:
+def _spans(sweep: Sweep) -> bool:
     known = [value for value in sweep.value if value is not None]
-    return known[-1] > LOG_FROM * known[0] > 0
+    return max(known) > LOG_FROM * min(known)
 
 
 def _x_scale(alt: Any, data: Sequence[dict[str, Any]]) -> Any:
@@ -138,7 +144,7 @@ def map_svg(sweep: Sweep) -> str:
         states = alt.Scale(domain=list(_STATES), range=list(_STATES.values()))
         legend = alt.Legend(title=f"at least {significant(sweep.least)}", orient="top")
         fill = base.mark_rect(opacity=0.4).encode(color=alt.Color("state:N", scale=states, legend=legend))
-    words = base.mark_text(color=INK, fontSize=10).encode(text="text:N")
+    words = base.mark_text(color=INK, fontSize=10 if len(set(xs)) < 9 else 8).encode(text="text:N")
     title = f"{title_of(sweep)}: {safe.terminal(sweep.line)}"
     return finished(alt, fill + words, title, 1, height=alt.Step(22), says=_region(sweep, cells))
 

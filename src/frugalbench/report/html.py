@@ -121,8 +121,7 @@ def _family(
     own = [r for r in rows if family_of(r.workload) == family]
     found = [*cases_tables(own).values(), *(table for table in extra if table.family == family)]
     mine = [v for v in verdicts if family_of(v.claim) == family]
-    first = (f'<div class="curve">{svg}</div>' for svg in _charts(family, runs, mine, own, rows))
-    parts = beside([*first, *family_parts(family, runs, mine, tables)])
+    parts = beside([*_charts(family, runs, mine, own, rows), *family_parts(family, runs, mine, tables)])
     drawn = [f"<h3>{safe.html(table.title)}</h3>{tables.html(table)}" for table in found]
     parts += drawn[:MOST_OPEN]
     if rest := drawn[MOST_OPEN:]:

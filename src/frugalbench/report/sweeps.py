@@ -19,8 +19,8 @@ _WHY = "no bound, or no value, is known at this point"
 
 def family_parts(family: str, runs: Sequence[Run], verdicts: Sequence[Verdict], tables: Tables) -> Iterator[str]:
     """What the page shows of a family's curves: each chart, then its points behind a summary."""
-    names = {record.case.workload for run in runs for record in run.records if record.sweeps}
-    sweeps = stored(runs, [name for name in names if family_of(name) == family])
+    known = {record.case.workload for run in runs for record in run.records}
+    sweeps = stored(runs, {name for name in known if family_of(name) == family})
     if family == "net":
         sweeps += two_sites(runs, verdicts)
     found = [drawn(group) for group in grouped(sweeps)]

@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any, get_args
 
 from frugalbench.cluster import estimands, mix, parallel, pool, serving, trillion
-from frugalbench.cluster import model as curves
 from frugalbench.cluster.estimands import Facts
 from frugalbench.cluster.hardware import hardware, prices
+from frugalbench.cluster.model import Sweeps, sweeps
 from frugalbench.cluster.scene import load_scene
 from frugalbench.cluster.step import Scaling
 from frugalbench.cluster.topology import load
-from frugalbench.schema import SCHEMA_VERSION, Case, Record, Status, Sweep, Tier
+from frugalbench.schema import SCHEMA_VERSION, Case, Record, Status, Tier
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
 
 WORKLOAD = "cluster_model"
@@ -222,14 +222,6 @@ def _more(case: Case) -> dict[str, Any]:
     return {"cuts": cuts, "model_sources": parallel.SOURCES}
 
 
-def _sweeps(case: Case) -> tuple[Sweep, ...]:
-    """Both curves under which ``net.decay`` takes the areas, and their throughput per device."""
-    if case.variant != "net.decay":
-        return ()
-    names, scaling = (case.params[key] for key in ("uniform", "fragmented")), case.params["scaling"]
-    return tuple(sweep for name in names for sweep in curves.sweeps(load(name), scaling)[1:])
-
-
 def _shares(name: str) -> dict[str, str]:
     """Achieved shares of peak of a cluster's serving section, each with its source."""
     found = serving.serving(load(name))
@@ -240,6 +232,14 @@ def _shares(name: str) -> dict[str, str]:
 def _span(name: str) -> str:
     cluster = load(name)
     return f"{cluster.first_devices}-{cluster.last_devices}"
+
+
+def _sweeps(case: Case) -> Sweeps:
+    """Both curves under which ``net.decay`` takes the areas, and their throughput per device."""
+    if case.variant != "net.decay":
+        return ()
+    names, scaling = (case.params[key] for key in ("uniform", "fragmented")), case.params["scaling"]
+    return tuple(sweep for name in names for sweep in sweeps(load(name), scaling)[1:])
 
 
 def _two(names: list[str]) -> tuple[str, str]:
