@@ -153,7 +153,7 @@ def _sites(delay_s: float, overlap: bool, points: Sequence[_Point], several: boo
     link = f"{1e3 * delay_s:g} ms one way" if several else f"{rates[0] / 1e6:g} Mbit/s, {1e3 * delay_s:g} ms one way"
     verdicts = [point.verdict for point in points]
     return Sweep(
-        figure=f"speed of two sites over one, {link} between them",
+        figure=f"speed of two sites over one, {link}",
         unit="1",
         line="overlapped" if overlap else "not overlapped",
         tier=Tier.EMULATED,

@@ -7,6 +7,7 @@ and a shape. Without the ``report`` extra there are no charts: :func:`available`
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any
 
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row
@@ -18,6 +19,7 @@ from frugalbench.schema import Outcome, Tier, Verdict
 
 MOST_LINES = 60
 MOST_POINTS = 1000
+MOST_TITLE = 54
 MOST_NAME = 78
 """Letters of a name in a chart; the tables have all of it."""
 MARKS = {"measured": "", "emulated": "△ ", "modelled": "◇ ", "published": "□ "}
@@ -187,8 +189,8 @@ def finished(alt: Any, chart: Any, title: str, lines: int, height: Any = None, s
 
 
 def sized(chart: Any, title: str, height: Any) -> Any:
-    """The chart with its title and its place."""
-    return chart.properties(title=title, width=WIDTH, height=height)
+    """The chart with its title, in as many lines as it takes, and its place."""
+    return chart.properties(title=wrap(title, MOST_TITLE) or title, width=WIDTH, height=height)
 
 
 def standalone(alt: Any, parts: Sequence[Any]) -> str:

@@ -45,7 +45,8 @@ def parts(found: Drawn, tables: Tables) -> Iterator[str]:
     state = "" if svgs else " open"
     summary = safe.html(f"Points: {table.title}")
     points = f"<details{state}><summary>{summary}</summary>{tables.html(table)}</details>"
-    yield f'<div class="curve">{"".join(svgs)}{points}</div>'
+    yield from (f'<div class="curve">{svg}</div>' for svg in svgs[:-1])
+    yield f'<div class="curve">{"".join(svgs[-1:])}{points}</div>'
 
 
 def beside(made: Iterable[str]) -> list[str]:
