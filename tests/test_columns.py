@@ -9,6 +9,7 @@ import inspect
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from factory import make_fact, make_reading, make_record, make_run, plausible_records
@@ -18,7 +19,7 @@ from frugalbench.analysis.load import load_run
 from frugalbench.cli.main import main
 from frugalbench.report import columns
 from frugalbench.report.columns import EXPORTS, GLOSSARY, Export, unit_of
-from frugalbench.schema import Status
+from frugalbench.schema import Status, Sweep, Tier
 
 PAGE = Path(__file__).parents[1] / "results" / "README.md"
 BEGIN, END = "<!-- columns: python tests/test_columns.py -->", "<!-- end of columns -->"
@@ -31,8 +32,14 @@ FIRST_COLUMNS = {
     "samples": "run,record,round,turn,calls,time_s,start_s,void,wall_s,cpu_s,run_delay_s,steal_s,foreign_cpu_s",
     "readings": "run,record,round,role,scope,method,tier,joule,low_joule,high_joule,window_s,calls,start_s",
     "facts": "run,record,fact,value,unit,low,high,tier,source",
+    "sweeps": "run,record,figure,line,input_1,at_1,input_2,at_2,value,unit,low,high,least,tier,source",
 }
 """As first published: others may follow, these may not move."""
+
+SWEEP = Sweep(
+    figure="=f", unit="token/s", line="l", tier=Tier.MODELLED, over={"devices": (1.0, 2.0)}, value=(None, 2.0),
+    low=(None, 1.0), high=(None, 3.0), least=0.9,
+)  # fmt: skip
 
 
 def meanings(line: type) -> dict[str, str]:
@@ -72,6 +79,7 @@ def test_page_matches_the_types() -> None:
 
 def test_every_column_has_a_meaning_and_every_number_a_unit_or_none_to_have() -> None:
     plain = {"ratio", "low", "high", "threshold", "value", "verification_error", "output_error", "tolerance"}
+    plain |= {"at_1", "at_2", "least"}
     for item in EXPORTS:
         known = meanings(item.line)
         for name, kind in zip(item.columns(), item.kinds(), strict=True):
@@ -92,6 +100,7 @@ def rich_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extra = [
         make_record("a", status=Status.FAILED, reason=hostile, details={hostile: hostile}),
         make_record("b", readings=readings, facts={"=x": make_fact(None)}, case_fields={"cost": None}),
+        make_record("d", sweeps=(SWEEP, msgspec.structs.replace(SWEEP, over={"a_s": (1.0, 2.0), "b": (3.0, 4.0)}))),
         make_record("c", replicate=2, worker=None, verification=None, warmup=None),
     ]
     records = [*plausible_records(2), *extra]

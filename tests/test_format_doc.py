@@ -12,7 +12,7 @@ SECTIONS = {
     "manifest.json": ("Manifest", "Plan", "Comparison", "Arm", "Case", "Cost", "Skipped", "Decision", "Harness"),
     "records.jsonl": (
         *("Record", "Worker", "Artefact", "Verification", "Warmup", "Sample", "Environment", "Reading", "Quantity"),
-        *("Tier", "Status", "Role", "CaseOutcome"),
+        *("Sweep", "Tier", "Status", "Role", "CaseOutcome"),
     ),
     "data/claims/*.toml": (
         *(

@@ -285,6 +285,28 @@ class Worker(Frozen, frozen=True, kw_only=True):
     libraries: dict[str, str] = {}
 
 
+class Sweep(Frozen, frozen=True, kw_only=True):
+    """A figure over one of its inputs (a curve) or two (a map): the points that a ratio rests on, kept to be drawn.
+
+    All columns are equally long. Sweeps of one figure over the same inputs stand in one chart.
+    """
+
+    figure: str
+    unit: str
+    line: str
+    """Which curve or map of the figure this is: a cluster, a way to exchange."""
+    tier: Tier
+    over: dict[str, tuple[float, ...]]
+    """The inputs, one or two; names carry units."""
+    value: tuple[float | None, ...]
+    low: tuple[float | None, ...] = ()
+    """Empty where there are no bounds, as ``high`` is."""
+    high: tuple[float | None, ...] = ()
+    least: float | None = None
+    """What a claim asks for at least."""
+    source: str = ""
+
+
 class Record(Frozen, frozen=True, kw_only=True):
     """One immutable line per worker and case."""
 
@@ -309,6 +331,8 @@ class Record(Frozen, frozen=True, kw_only=True):
     samples: tuple[Sample, ...] = ()
     readings: tuple[Reading, ...] = ()
     pss_bytes: float | None = None
+    sweeps: tuple[Sweep, ...] = ()
+    """Points behind the facts, where they follow from a curve or a map."""
     facts: dict[str, Quantity] = {}
     """Whatever else was found out: stored bytes, placement, histogram summaries, modelled results."""
     details: dict[str, Any] = {}

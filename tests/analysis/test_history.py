@@ -1,6 +1,8 @@
 """A metric over many runs: order, series, change points, and what cannot be read."""
 
+import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from factory import make_record, make_replicates, make_run
 from frugalbench.analysis.history import Point, history, steps
 from frugalbench.cli.main import main
+from frugalbench.report import charts
 from frugalbench.report.history import bars
 from frugalbench.schema import FrugalbenchError
 
@@ -86,3 +89,49 @@ def test_a_failed_run_adds_no_point(tmp_path: Path) -> None:
 
 def test_bars() -> None:
     assert bars([1.0]) == "▄" and bars([1.0, 2.0]) == "▁█" and len(bars([1.0] * 99)) == 30
+
+
+def test_points_have_the_interval_of_their_times(tmp_path: Path) -> None:
+    runs = folder(tmp_path, [1, 1, 2])
+    (times,), (rates,) = (history(runs, metric).series for metric in ("time_s", "token_per_s"))
+    for time, rate in zip(times.points, rates.points, strict=True):
+        assert None not in (time.low, time.high) and time.low < time.high
+        assert (rate.low / rate.value, rate.high / rate.value) == pytest.approx(
+            (time.value / time.high, time.value / time.low)
+        )
+    (memory,) = history(runs, "pss_bytes").series
+    assert memory.points[0].low is None and times.machine_name == "Test CPU"
+
+
+def test_levels_lie_between_changes(tmp_path: Path) -> None:
+    pytest.importorskip("ruptures")
+    (series,) = history(folder(tmp_path, [1] * 4 + [1.5] * 4), "time_s").series
+    levels = series.levels()
+    assert [(level.first, level.last) for level in levels] == [(0, 3), (4, 7)]
+    assert levels[1].value / levels[0].value == pytest.approx(series.steps[0].ratio)
+
+
+def test_a_page_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, file = folder(tmp_path / "runs", [1] * 4 + [1.5] * 4), tmp_path / "page.html"
+    assert main(["history", str(runs), "--metric", "time_s", "--output", str(file)]) == 0
+    page = file.read_text()
+    assert (
+        f"wrote {file}" in capsys.readouterr().out
+        and "default-src 'none'" in page
+        and not re.search(r"https?://(?!www\.w3\.org/)", page)
+    )
+    for words in ("Test CPU (0123456789abcdef)", "rev4", "run7", "--format html --output", "1 change of level"):
+        assert words in page, words
+    if charts.available() and importlib.util.find_spec("ruptures"):
+        (said,) = re.findall(r'<svg role="img" aria-label="Chart: ([^"]+)"', page)
+        assert "then" in said and "1 change of level" in said and "×1.5" in page
+
+
+def test_a_page_needs_a_file_and_any_other_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = folder(tmp_path / "runs", [1, 1])
+    assert main(["history", str(runs), "--format", "html"]) == 2
+    assert "--output" in capsys.readouterr().err
+    assert main(["history", str(runs), "--json", "--output", str(tmp_path / "a.txt")]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["runs"] == 2 and "wrote" in shown.err
+    assert "token_per_s over 2 runs" in (tmp_path / "a.txt").read_text()

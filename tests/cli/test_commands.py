@@ -10,6 +10,7 @@ from factory import make_record, make_replicates, make_run, plausible_records, s
 from frugalbench.analysis.claims import claims_hash
 from frugalbench.analysis.load import load_run
 from frugalbench.cli import session
+from frugalbench.report import charts
 from frugalbench.schema import Status
 
 KEYS = [
@@ -308,3 +309,41 @@ def test_a_modelled_config_runs_for_real(call, tmp_path) -> None:
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     call("run", "smoke", "--only", "cluster_model", "--out", out).is_problem()
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+@pytest.mark.skipif(not charts.available(), reason="altair and vl-convert are not installed")
+def test_simulate_draws_what_ifs_beside_each_other(call, tmp_path) -> None:
+    page, picture = tmp_path / "what-if.html", tmp_path / "what-if.svg"
+    found = call("simulate", "uniform", "islands", "--chart", str(page), "--json")
+    assert {row["cluster"] for row in found.json} == {"uniform", "islands"} and f"wrote {page}" in found.err
+    text = page.read_text()
+    assert text.count('<svg role="img"') == 6 and "default-src 'none'" in text
+    for words in ("Marginal throughput, strong scaling (modelled)", "islands, strong scaling", "between sites.alpha_s"):
+        assert words in text, words
+    assert "between sites.alpha_s" in call("simulate", "uniform", "islands", "--chart", str(picture)).out
+    assert picture.read_text().startswith("<svg") and "#ffffff" in picture.read_text()
+
+
+@pytest.mark.skipif(not charts.available(), reason="altair and vl-convert are not installed")
+def test_simulate_draws_the_fastest_cut_over_sizes(call, tmp_path) -> None:
+    page = tmp_path / "cut.html"
+    call("simulate", "uniform", "--model", "kimi-k2", "--devices", "512", "--chart", str(page))
+    text = page.read_text()
+    assert "Throughput of kimi-k2, fastest cut (modelled)" in text and "MFU of kimi-k2" in text
+    assert all(part in text for part in ("frugalbench simulate uniform", "--model kimi-k2", "--devices 512", "--chart"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("uniform", "--chart", "x.png"), "ends in .html"),
+        (("uniform", "--events", "--chart", "x.svg"), "leave --events out"),
+        (("--against", "shipped", "--chart", "x.svg"), "leave --against out"),
+        (("uniform", "islands", "--events"), "one scene at a time"),
+        (("uniform", "mixed"), "simulate mixed --events"),
+        (("uniform", "--chart", "no/such/folder/x.svg"), "cannot be written"),
+    ],
+)
+def test_simulate_names_what_it_cannot_draw(call, arguments, message) -> None:
+    problem = call("simulate", *arguments)
+    assert problem.code == 2 and message in problem.err

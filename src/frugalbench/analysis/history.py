@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +16,10 @@ METRICS = (
     "time_s", "token_per_s", "flop_per_s", "op_per_s", "bytes_per_s", "mfu", "mbu", "roofline_share", "token_per_joule",
     "output_error", "pss_bytes", "load_s", "build_s", "weight_bytes",
 )  # fmt: skip
+OF_TIME = (
+    "time_s", "token_per_s", "flop_per_s", "op_per_s", "bytes_per_s", "mfu", "mbu", "roofline_share",
+)  # fmt: skip
+"""Metrics that follow from the time of a call, and share its interval."""
 MOST_DEPTH = 4
 LEAST_RUNS = 4
 """Fewer runs than this have no change points."""
@@ -31,6 +36,18 @@ class Point(Frozen, frozen=True, kw_only=True):
     started: str
     revision: str | None
     value: float
+    low: float | None = None
+    """95% interval over the run's replicates; ``None`` where the run has one, and for metrics without interval."""
+    high: float | None = None
+
+
+class Level(Frozen, frozen=True, kw_only=True):
+    """Runs between two changes."""
+
+    first: int
+    last: int
+    value: float
+    """Median."""
 
 
 class Step(Frozen, frozen=True, kw_only=True):
@@ -46,11 +63,21 @@ class Series(Frozen, frozen=True, kw_only=True):
     """One case on one machine, in the order of the runs."""
 
     machine: str
+    """Its fingerprint."""
+    machine_name: str = ""
     case: str
     metric: str
     points: tuple[Point, ...]
     steps: tuple[Step, ...] | None
     """``None`` where they were not looked for: too few runs, or no ``ruptures``."""
+
+    def levels(self) -> list[Level]:
+        """What lies between changes; one level where none was found or looked for."""
+        ends = [0, *(step.at for step in self.steps or ()), len(self.points)]
+        return [
+            Level(first=first, last=last - 1, value=median(point.value for point in self.points[first:last]))
+            for first, last in pairwise(ends)
+        ]
 
 
 @dataclass(frozen=True)
@@ -74,16 +101,25 @@ def history(folder: Path, metric: str, case: str = "*") -> History:
     if not runs:
         raise FrugalbenchError(f"{folder}: holds no run directory; name a folder of what `frugalbench run` wrote")
     found: dict[tuple[str, str], list[Point]] = {}
+    names: dict[str, str] = {}
     for run in sorted(runs, key=lambda item: item.manifest.started):
         for row in rows(run):
             value = getattr(row, metric)
             if fnmatchcase(row.case, case) and value is not None and value > 0:
-                found.setdefault((row.machine, row.case), []).append(_point(run, row, value))
+                found.setdefault((row.machine, row.case), []).append(_point(run, row, metric, value))
+                names[row.machine] = _name(run)
     if not found:
         raise FrugalbenchError(f"{folder}: no case that matches '{case}' has {metric} in {len(runs)} runs")
     able = _has_ruptures()
     series = [
-        Series(machine=machine, case=name, metric=metric, points=tuple(points), steps=steps(points) if able else None)
+        Series(
+            machine=machine,
+            machine_name=names[machine],
+            case=name,
+            metric=metric,
+            points=tuple(points),
+            steps=steps(points) if able else None,
+        )
         for (machine, name), points in found.items()
     ]
     missing = [] if able else ["change points need ruptures: pip install 'frugalbench[history]'"]
@@ -102,10 +138,31 @@ def _runs(folder: Path) -> tuple[list[Run], list[str]]:
     return runs, problems
 
 
-def _point(run: Run, row: Row, value: float) -> Point:
+def _name(run: Run) -> str:
+    machine = run.manifest.machine_before
+    return str(machine.get("name") or machine.get("cpu_model") or machine.get("fingerprint") or "unknown machine")
+
+
+def _point(run: Run, row: Row, metric: str, value: float) -> Point:
+    low, high = _bounds(row, metric, value)
+    manifest = run.manifest
     return Point(
-        run=row.run, path=str(run.path), started=run.manifest.started, revision=run.manifest.revision, value=value
+        run=row.run,
+        path=str(run.path),
+        started=manifest.started,
+        revision=manifest.revision,
+        value=value,
+        low=low,
+        high=high,
     )
+
+
+def _bounds(row: Row, metric: str, value: float) -> tuple[float | None, float | None]:
+    """The interval of the time, as it is for what is work over time."""
+    time_s, low_s, high_s = row.time_s, row.time_low_s, row.time_high_s
+    if not time_s or not low_s or not high_s or metric not in OF_TIME:
+        return None, None
+    return (low_s, high_s) if metric == "time_s" else (value * time_s / high_s, value * time_s / low_s)
 
 
 def _has_ruptures() -> bool:
@@ -132,7 +189,10 @@ def steps(points: Sequence[Point]) -> tuple[Step, ...] | None:
 
 
 def _steps(points: Sequence[Point], ends: Sequence[int]) -> Iterable[Step]:
-    for before, at, after in zip(ends, ends[1:], ends[2:], strict=False):
+    """Changes too small to matter part no levels."""
+    middles = [median(point.value for point in points[first:last]) for first, last in pairwise(ends)]
+    moved = [abs(math.log(new / old)) > LEAST_CHANGE for old, new in pairwise(middles)]
+    kept = [0, *(at for at, large in zip(ends[1:-1], moved, strict=True) if large), len(points)]
+    for before, at, after in zip(kept, kept[1:], kept[2:], strict=False):
         ratio = median(p.value for p in points[at:after]) / median(p.value for p in points[before:at])
-        if abs(math.log(ratio)) > LEAST_CHANGE:
-            yield Step(run=points[at].run, revision=points[at].revision, at=at, ratio=ratio)
+        yield Step(run=points[at].run, revision=points[at].revision, at=at, ratio=ratio)

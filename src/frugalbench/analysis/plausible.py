@@ -6,7 +6,7 @@ JSON carries no NaN and no infinity, but it does carry 1e308, an integer of 300 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from frugalbench.schema import Cost, Manifest, Plan, Reading, Record, Role, Sample
+from frugalbench.schema import Cost, Manifest, Plan, Reading, Record, Role, Sample, Sweep
 from frugalbench.untrusted import brief, fault
 
 MOST = 1e30
@@ -15,6 +15,8 @@ LEAST = 1e-30
 LONGEST_S = 1e9
 SHORTEST_S = 1e-12
 MOST_COUNT = 2**53
+MOST_POINTS = 10_000
+"""Of one sweep."""
 
 
 def record_fault(record: Record) -> str | None:
@@ -60,11 +62,25 @@ def _rare_faults(record: Record) -> Iterator[str]:
     for name, quantity in record.facts.items():
         if not _fit((quantity.value, quantity.low, quantity.high)):
             yield f"the fact {brief(name)} is beyond what can be computed with"
+    for sweep in record.sweeps:
+        if reason := sweep_fault(sweep):
+            yield f"the sweep of {brief(sweep.figure)} {reason}"
     threads = record.worker.threads if record.worker is not None else None
     if threads is not None and not 0 <= threads <= MOST_COUNT:
         yield f"threads of the worker is no count up to {MOST_COUNT}"
     if not _fit(_singles(record)):
         yield "a time, size or error of the worker is beyond what can be computed with"
+
+
+def sweep_fault(sweep: Sweep) -> str | None:
+    """What is impossible about it, or ``None``."""
+    columns = (*sweep.over.values(), sweep.value, sweep.low or sweep.value, sweep.high or sweep.value)
+    if not 1 <= len(sweep.over) <= 2:
+        return f"has {len(sweep.over)} inputs, not one or two"
+    if len(set(map(len, columns))) > 1 or len(sweep.value) > MOST_POINTS:
+        return f"has columns of different lengths, or more than {MOST_POINTS} points"
+    fits = all(map(_fit, columns)) and _fit([sweep.least])
+    return None if fits else "is beyond what can be computed with"
 
 
 def _joules(reading: Reading) -> tuple[float | None, ...]:

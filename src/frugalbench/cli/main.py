@@ -212,12 +212,20 @@ def _history(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument("folder", metavar="DIR", help="folder of run directories")
     command.add_argument("--metric", default="token_per_s", metavar="NAME", help="a column of the report (token_per_s)")
     command.add_argument("--case", default="*", metavar="GLOB", help="only the cases whose id matches")
+    command.add_argument("--format", choices=("terminal", "html"), help="html: a page with charts; needs --output")
+    command.add_argument("--output", metavar="FILE", help="file to write; a page where its name ends in .html")
 
 
 def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "simulate", "throughput of a modelled cluster over its size; measures nothing")
     command.add_argument(
         "cluster", metavar="CLUSTER", nargs="?", help="path, or name of a shipped cluster (uniform, fragmented, …)"
+    )
+    command.add_argument(
+        "more", metavar="CLUSTER", nargs="*", default=[], help="further clusters beside it, in the tables and the chart"
+    )
+    command.add_argument(
+        "--chart", metavar="FILE", help="draw curves over the size with their intervals: a page (.html), or an .svg"
     )
     command.add_argument(
         "--against",

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,6 +29,11 @@ def say(text: object = "", end: str = "\n") -> None:
 def warn(text: object) -> None:
     """The same on standard error."""
     print(f"frugalbench: {shown(text, MOST_LINE)}", file=sys.stderr)
+
+
+def wrote(file: Path, quiet: bool) -> None:
+    """Tell of a written file; on standard error where standard output is one JSON document."""
+    print(f"wrote {shown(file)}", file=sys.stderr if quiet else sys.stdout)
 
 
 def progress() -> Callable[[str], None]:

@@ -27,7 +27,7 @@ def main(arguments: argparse.Namespace) -> int:
         return _tables(runs, target, chosen, arguments.json)
     content = render(runs, session.judge(runs), chosen, target)
     if target is not None:
-        print(f"wrote {shown(target)}", file=sys.stderr if arguments.json else sys.stdout)
+        output.wrote(target, arguments.json)
         if arguments.json:
             print(content, end="")
     elif isinstance(content, str):

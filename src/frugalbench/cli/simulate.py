@@ -1,8 +1,9 @@
 """``frugalbench simulate``."""
 
 import argparse
+from itertools import groupby
 
-from frugalbench.cli import output
+from frugalbench.cli import output, whatif
 from frugalbench.cluster.model import Row, simulate
 from frugalbench.cluster.ranges import Range
 from frugalbench.cluster.scene import shipped_scenes
@@ -28,6 +29,10 @@ def main(arguments: argparse.Namespace) -> int:
     """Print a modelled cluster's throughput over its size or over cuts of a model, or misses on published figures."""
     if (arguments.cluster is None) == (arguments.against is None):
         raise FrugalbenchError("simulate: give either a CLUSTER or --against POINTS.csv")
+    if arguments.chart:
+        whatif.check(arguments)
+    if arguments.more and arguments.events:
+        raise FrugalbenchError("simulate: --events plays one scene at a time")
     if arguments.against is not None:
         from frugalbench.cli import against
 
@@ -42,18 +47,29 @@ def main(arguments: argparse.Namespace) -> int:
     if given := [f"--{name}" for name in _DEGREES if getattr(arguments, name) is not None]:
         other = ", or --events" if given[0] == "--devices" else ""
         raise FrugalbenchError(f"simulate: {given[0]} needs --model NAME, a shape of the package's list{other}")
-    rows = simulate(arguments.cluster)
+    rows = [row for cluster in _clusters(arguments) for row in simulate(cluster)]
+    tables = [_table(list(part)) for _, part in groupby(rows, key=lambda row: (row.cluster, row.scaling))]
+    if arguments.chart:
+        whatif.write(arguments, whatif.over_sizes(_clusters(arguments)), tables)
     if arguments.json:
         output.print_json(rows)
         return 0
-    from frugalbench.report.terminal import table_terminal
-
-    for scaling in dict.fromkeys(row.scaling for row in rows):
-        print(table_terminal(_table([row for row in rows if row.scaling == scaling])), end="")
+    _print(tables)
     print("Everything above is modelled. Assumed inputs, each with its range in the cluster's file:")
-    for line in load(arguments.cluster).assumptions():
+    for line in dict.fromkeys(line for cluster in _clusters(arguments) for line in load(cluster).assumptions()):
         print(f"  {line}")
     return 0
+
+
+def _clusters(arguments: argparse.Namespace) -> list[str]:
+    return [arguments.cluster, *arguments.more]
+
+
+def _print(tables: list[Table]) -> None:
+    from frugalbench.report.terminal import table_terminal
+
+    for table in tables:
+        print(table_terminal(table), end="")
 
 
 def _cuts(arguments: argparse.Namespace) -> int:
@@ -63,13 +79,14 @@ def _cuts(arguments: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise FrugalbenchError(f"simulate: --{name} must be at least 1, not {value}")
     wanted = Wanted(tensor=arguments.tp, pipeline=arguments.pp, data=arguments.dp, expert=arguments.ep)
-    found = cuts(arguments.cluster, arguments.model, arguments.devices, wanted)
+    each = [cuts(cluster, arguments.model, arguments.devices, wanted) for cluster in _clusters(arguments)]
+    tables, found = [_cut_table(rows) for rows in each], [row for rows in each for row in rows]
+    if arguments.chart:
+        whatif.write(arguments, whatif.cuts_over_sizes(_clusters(arguments), arguments, wanted), tables)
     if arguments.json:
         output.print_json(found)
         return 0
-    from frugalbench.report.terminal import table_terminal
-
-    print(table_terminal(_cut_table(found)), end="")
+    _print(tables)
     print(
         f"Modelled; value [low, high]. {found[0].batch_token} tokens a step, sequences of {found[0].sequence_token}.\n"
         f"GB: of {found[0].memory_limit_bytes / 1e9:.0f} a device. exposed: communication that nothing hides.\n"
@@ -98,8 +115,9 @@ def _refuse_scenes(arguments: argparse.Namespace) -> None:
     for name in ("steps", "seed", "split", "stragglers", "unfolded"):
         if getattr(arguments, name) not in (None, False):
             raise FrugalbenchError(f"simulate: --{name} belongs to --events; add it")
-    if arguments.cluster in shipped_scenes():
-        raise FrugalbenchError(f"'{arguments.cluster}' is a scene: frugalbench simulate {arguments.cluster} --events")
+    for name in _clusters(arguments):
+        if name in shipped_scenes():
+            raise FrugalbenchError(f"'{name}' is a scene: frugalbench simulate {name} --events")
 
 
 def _table(rows: list[Row]) -> Table:

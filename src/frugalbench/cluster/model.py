@@ -1,13 +1,17 @@
 """What-if on a cluster: throughput, marginal throughput and the split of the step, with bounds. Measures nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from frugalbench.cluster import step as steps_of
 from frugalbench.cluster.ranges import Range, propagate
 from frugalbench.cluster.step import Scaling, Step
 from frugalbench.cluster.topology import Cluster, Values, load
-from frugalbench.schema import Frozen
+from frugalbench.schema import Frozen, Sweep, Tier
+
+Sweeps = tuple[Sweep, ...]
+_BOUNDS = "bounds move its own inputs; a ratio of two clusters moves what they share together, so it is narrower"
 
 
 class Row(Frozen, frozen=True, kw_only=True):
@@ -47,6 +51,39 @@ def simulate(cluster: str | Path, scalings: tuple[Scaling, ...] = ("strong", "we
     """
     found = load(cluster)
     return [row for scaling in scalings for row in _rows(found, scaling)]
+
+
+@cache
+def sweeps(cluster: Cluster, scaling: Scaling) -> Sweeps:
+    """The three curves over devices, with bounds: throughput, its share per device, and what added devices bring."""
+    rows = _rows(cluster, scaling)
+    label = f"{scaling} scaling"
+    marginal = [(row.devices, row.marginal_token_per_s) for row in rows if row.marginal_token_per_s is not None]
+    return (
+        _sweep(cluster, f"throughput, {label}", "token/s", [(row.devices, row.token_per_s) for row in rows]),
+        _sweep(
+            cluster,
+            f"throughput per device, {label}",
+            "of the first's",
+            [(r.devices, r.efficiency) for r in rows],
+        ),
+        _sweep(cluster, f"marginal throughput, {label}", "token/s per added device", marginal),
+    )
+
+
+def _sweep(cluster: Cluster, figure: str, unit: str, points: Sequence[tuple[int, Range]]) -> Sweep:
+    found = [item for _, item in points]
+    return Sweep(
+        figure=figure,
+        unit=unit,
+        line=cluster.name,
+        tier=Tier.MODELLED,
+        over={"devices": tuple(float(devices) for devices, _ in points)},
+        value=tuple(item.value for item in found),
+        low=tuple(item.low for item in found),
+        high=tuple(item.high for item in found),
+        source=f"{cluster.says}: data-parallel step of {cluster.training.model}; {_BOUNDS}",
+    )
 
 
 def curve(cluster: Cluster, scaling: Scaling, values: Values) -> list[Step]:
@@ -89,13 +126,14 @@ def compare(
     return propagate(ratios, joint)
 
 
-def _rows(cluster: Cluster, scaling: Scaling) -> list[Row]:
+@cache
+def _rows(cluster: Cluster, scaling: Scaling) -> tuple[Row, ...]:
     """Corners are evaluated once for the whole curve; results come back in blocks of one quantity each."""
     counts = cluster.device_counts()
     flat = propagate(lambda v: _results(curve(cluster, scaling, v)), cluster.inputs())
     blocks = [flat[i : i + len(counts)] for i in range(0, len(flat), len(counts))]
     total, efficiency, compute, communication, exposed, share, marginal = blocks
-    return [
+    return tuple(
         Row(
             cluster=cluster.name,
             scaling=scaling,
@@ -109,7 +147,7 @@ def _rows(cluster: Cluster, scaling: Scaling) -> list[Row]:
             exposed_share=share[i],
         )
         for i, devices in enumerate(counts)
-    ]
+    )
 
 
 def _results(steps: list[Step]) -> list[float]:

@@ -6,7 +6,8 @@ and a shape. Without the ``report`` extra there are no charts: :func:`available`
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any
 
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row
@@ -14,14 +15,21 @@ from frugalbench.analysis.pareto import Point, grouped
 from frugalbench.analysis.saving import Saving
 from frugalbench.report import safe
 from frugalbench.report.tables import arm_text, tier_text
-from frugalbench.schema import Outcome, Verdict
+from frugalbench.schema import Outcome, Tier, Verdict
 
 MOST_LINES = 60
 MOST_POINTS = 1000
+MOST_TITLE = 54
+MOST_NAME = 78
+"""Letters of a name in a chart; the tables have all of it."""
+MARKS = {"measured": "", "emulated": "△ ", "modelled": "◇ ", "published": "□ "}
+"""What stands before a name, as in the tables, for how its figure was obtained."""
+WIDTH = 400
+"""Of what lies between the axes; with them a chart still fits a phone, where its letters stay 8 pixels high."""
+_PADDING = {"left": 10, "right": 30, "top": 5, "bottom": 5}
+"""Room for a reader's font that is wider than the one the labels were measured with."""
 INK = "#010203"
 """Stands for the page's text colour until the SVG is finished."""
-_PADDING = {"left": 70, "right": 20, "top": 5, "bottom": 5}
-"""Room for a reader's font that is wider than the one the labels were measured with."""
 _OUTCOMES = {
     Outcome.SUPPORTED.value: ("#2a9d5c", "triangle-right"),
     Outcome.REFUTED.value: ("#d1495b", "triangle-left"),
@@ -42,15 +50,15 @@ def forest_svg(verdicts: Sequence[Verdict], title: str) -> str | None:
         return None
     import altair as alt
 
-    base = alt.Chart(alt.Data(values=data)).encode(y=alt.Y("label:N", sort=None, title=None))
+    base, names = labelled(alt, data)
     scale = alt.Scale(type="log", nice=False, padding=12)
-    x = alt.X("ratio:Q", scale=scale, title="ratio (tick: threshold)")
+    x = alt.X("ratio:Q", scale=scale, title="ratio (tick: threshold; ◇ modelled, △ emulated)")
     colour = alt.Color("verdict:N", scale=_scale(alt, 0), legend=alt.Legend(title=None, orient="top"))
     rule = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=colour)
-    tick = base.mark_tick(thickness=2, size=16, color=INK).encode(x=alt.X("threshold:Q", scale=scale))
+    tick = base.mark_tick(thickness=2, size=11, color=INK).encode(x=alt.X("threshold:Q", scale=scale))
     shape = alt.Shape("verdict:N", scale=_scale(alt, 1), legend=alt.Legend(title=None, orient="top"))
     point = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, color=colour, shape=shape)
-    return finished(alt, rule + tick + point, title, len(data))
+    return finished(alt, rule + tick + point + names, title, len(data))
 
 
 def roofline_svg(rows: Sequence[Row], title: str) -> str | None:
@@ -61,16 +69,26 @@ def roofline_svg(rows: Sequence[Row], title: str) -> str | None:
     import altair as alt
 
     scale = alt.Scale(domain=list(_BOUNDS), range=list(_BOUNDS.values()))
-    bars = (
-        alt.Chart(alt.Data(values=data))
-        .mark_bar()
-        .encode(
-            y=alt.Y("label:N", sort=None, title=None),
-            x=alt.X("share:Q", title="share of the measured roofline", axis=alt.Axis(format="%")),
-            color=alt.Color("bound:N", scale=scale, legend=alt.Legend(title="nearest limit", orient="top")),
-        )
+    base, names = labelled(alt, data)
+    bars = base.mark_bar(size=9).encode(
+        x=alt.X("share:Q", title="share of the measured roofline", axis=alt.Axis(format="%")),
+        color=alt.Color("bound:N", scale=scale, legend=alt.Legend(title="nearest limit", orient="top")),
     )
-    return finished(alt, bars, title, len(data))
+    return finished(alt, bars + names, title, len(data))
+
+
+def named(words: Iterable[str], tier: Tier | None) -> str:
+    """The name of a row."""
+    text = safe.terminal(" ".join(word for word in words if word))
+    return MARKS.get(tier_text(tier), "") + (text if len(text) <= MOST_NAME else f"{text[: MOST_NAME - 1]}…")
+
+
+def labelled(alt: Any, data: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
+    """A row for each point, to draw marks in, and the names: above the marks, so that they need no room beside them."""
+    rows = [{**point, "row": number} for number, point in enumerate(data)]
+    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("row:O", axis=None))
+    names = base.mark_text(align="left", baseline="bottom", dy=-6, fontSize=9.5, color=INK)
+    return base, names.encode(x=alt.value(0), text="label:N")
 
 
 def saving_svgs(found: Sequence[Saving]) -> list[str]:
@@ -141,16 +159,10 @@ def _saving_svg(data: list[dict[str, Any]], shape: str) -> str:
 
 
 def _forest_point(verdict: Verdict) -> dict[str, Any]:
-    words = [
-        verdict.claim,
-        verdict.regime,
-        arm_text(verdict.arm) if verdict.arm else "",
-        verdict.candidate or "",
-        f"({tier_text(verdict.tier)})",
-    ]
+    words = (verdict.claim, verdict.regime, arm_text(verdict.arm) if verdict.arm else "", verdict.candidate or "")
     exact = verdict.low is None and verdict.high is None
     return {
-        "label": safe.terminal(" ".join(w for w in words if w)),
+        "label": named(words, verdict.tier),
         "ratio": verdict.ratio,
         "low": verdict.ratio if exact or not verdict.low or verdict.low <= 0 else verdict.low,
         "high": verdict.ratio if exact or verdict.high is None else verdict.high,
@@ -161,30 +173,48 @@ def _forest_point(verdict: Verdict) -> dict[str, Any]:
 
 def _share_bar(row: Row) -> dict[str, Any]:
     bound = "compute" if (row.mfu or 0) >= (row.mbu or 0) else "memory"
-    label = " ".join((row.variant, row.shape, row.regime, row.backend, f"({tier_text(row.tier)})"))
-    return {"label": safe.terminal(label), "share": row.roofline_share, "bound": bound}
+    label = named((row.variant, row.shape, row.regime, row.backend), row.tier)
+    return {"label": label, "share": row.roofline_share, "bound": bound}
 
 
 def _scale(alt: Any, which: int) -> Any:
     return alt.Scale(domain=list(_OUTCOMES), range=[pair[which] for pair in _OUTCOMES.values()])
 
 
-def finished(alt: Any, chart: Any, title: str, lines: int, height: Any = None) -> str:
+def finished(alt: Any, chart: Any, title: str, lines: int, height: Any = None, says: str = "") -> str:
+    """Drawn and ready for the page; ``says`` is what a reader hears of it beside its title."""
+    span = 1 if height else max(1, round(lines / 11))
+    height = height or (alt.Step(32) if lines > 1 else 44)
+    return _inline(_svg(sized(chart, title, height), "transparent"), title, says, span)
+
+
+def sized(chart: Any, title: str, height: Any) -> Any:
+    """The chart with its title, in as many lines as it takes, and its place."""
+    return chart.properties(title=wrap(title, MOST_TITLE) or title, width=WIDTH, height=height)
+
+
+def standalone(alt: Any, parts: Sequence[Any]) -> str:
+    """A file of its own, dark on white: one :func:`sized` chart below the other."""
+    chart = alt.vconcat(*parts, spacing=30).resolve_scale(color="independent", shape="independent")
+    return _svg(chart, "#ffffff").replace(INK, "#1c1e21")
+
+
+def _svg(chart: Any, background: str) -> str:
     import vl_convert
 
-    height = height or (alt.Step(22) if lines > 1 else 40)
-    chart = chart.properties(title=title, width=420, height=height, background="transparent", padding=_PADDING)
-    text = {"labelColor": INK, "titleColor": INK, "labelLimit": 420}
+    text = {"labelColor": INK, "titleColor": INK, "labelLimit": WIDTH}
     axis = {**text, "domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.15}
-    chart = chart.configure_axis(**axis).configure_legend(**text).configure_title(color=INK, anchor="start")
-    return _inline(vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_dict()), title)
+    chart = chart.properties(background=background, padding=_PADDING).configure_title(color=INK, anchor="start")
+    chart = chart.configure_axis(**axis).configure_legend(**text).configure_view(stroke=None)
+    return str(vl_convert.vegalite_to_svg(chart.to_dict()))
 
 
-def _inline(svg: str, title: str) -> str:
+def _inline(svg: str, title: str, says: str, span: int) -> str:
     """Ready to stand in a page: in the page's ink, scrolling on narrow screens, without an XML prologue; one name for
     the whole in place of one for each mark."""
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r' (?:role|aria-[a-z]+)="[^"]*"', "", svg)
-    name = safe.html(f"Chart: {title}; its numbers are in the tables")
+    name = safe.html(f"Chart: {title}; {says + '; ' if says else ''}its numbers are in the tables")
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
-    return f'<div class="scroll chart" role="region" tabindex="0" aria-label="{safe.html(title)}">{svg}</div>'
+    style = f' style="grid-row:span {span}"' if span > 1 else ""
+    return f'<div class="scroll chart"{style} role="region" tabindex="0" aria-label="{safe.html(title)}">{svg}</div>'

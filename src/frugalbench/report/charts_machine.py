@@ -9,7 +9,7 @@ from typing import Any
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row, measured_peaks
 from frugalbench.report import safe
-from frugalbench.report.charts import INK, MOST_LINES, finished
+from frugalbench.report.charts import INK, MOST_LINES, finished, labelled, named
 from frugalbench.report.tables import FAMILIES, family_of, tier_text
 from frugalbench.schema import Tier
 
@@ -114,7 +114,8 @@ def per_joule_svg(rows: Sequence[Row]) -> str | None:
 
     scale = alt.Scale(type="log", nice=False, padding=12)
     colour = alt.Color("tier:N", scale=_scale(alt, 0), legend=None)
-    base = alt.Chart(alt.Data(values=data)).encode(y=alt.Y("label:N", sort=None, title=None), color=colour)
+    base, names = labelled(alt, data)
+    base = base.encode(color=colour)
     dash = alt.StrokeDash(
         "tier:N", scale=alt.Scale(domain=list(_TIERS), range=[[1, 0], [6, 2], [3, 3], [1, 3]]), legend=None
     )
@@ -124,7 +125,7 @@ def per_joule_svg(rows: Sequence[Row]) -> str | None:
         x=alt.X("value:Q", scale=scale, title="tokens per joule"),
         shape=alt.Shape("tier:N", scale=_scale(alt, 1), legend=legend),
     )
-    return finished(alt, span + mark, "Tokens per joule; a modelled interval decides nothing", len(data))
+    return finished(alt, span + mark + names, "Tokens per joule; a modelled interval decides nothing", len(data))
 
 
 def _joule_points(row: Row) -> list[dict[str, Any]]:
@@ -171,7 +172,7 @@ def _flop_point(row: Row) -> dict[str, Any]:
 
 
 def _label(row: Row, tier: Tier) -> str:
-    return safe.terminal(" ".join((row.variant, row.shape, row.regime, row.backend, f"({tier.value})")))
+    return named((row.variant, row.shape, row.regime, row.backend), tier)
 
 
 def _scale(alt: Any, which: int) -> Any:

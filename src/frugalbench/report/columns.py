@@ -243,6 +243,36 @@ class FactLine(Frozen, frozen=True, kw_only=True):
     source: str
 
 
+class SweepLine(Frozen, frozen=True, kw_only=True):
+    """One point of a curve or map that a record keeps."""
+
+    run: str
+    record: int
+    figure: str
+    """What the values are; lines of one figure over the same inputs stand in one chart."""
+    line: str
+    """Which curve or map of the figure."""
+    input_1: str
+    """Name of the first input, with its unit."""
+    at_1: float
+    """Its value."""
+    input_2: str | None
+    """Of the second input; null for a curve."""
+    at_2: float | None
+    """The second input's value."""
+    value: float | None
+    """In the unit of the column ``unit``."""
+    unit: str
+    low: float | None
+    """Lower end of its interval, in the same unit."""
+    high: float | None
+    """Upper end of its interval, in the same unit."""
+    least: float | None
+    """What a claim asks for at least."""
+    tier: Tier
+    source: str
+
+
 GLOSSARY = {
     "run": "Id of the run.",
     "record": "Line of records.jsonl, from 1.",
@@ -449,6 +479,18 @@ def _fact_values(run: Run) -> Values:
             yield (run.manifest.run_id, number, name, *pick(fact))
 
 
+def _sweep_values(run: Run) -> Values:
+    for number, record in enumerate(run.records, 1):
+        for sweep in record.sweeps:
+            for at, value in enumerate(sweep.value):
+                (first, second) = [*((name, column[at]) for name, column in sweep.over.items()), (None, None)][:2]
+                bounds = sweep.low[at] if sweep.low else None, sweep.high[at] if sweep.high else None
+                yield (
+                    run.manifest.run_id, number, sweep.figure, sweep.line, *first, *second, value, sweep.unit, *bounds,
+                    sweep.least, sweep.tier, sweep.source,
+                )  # fmt: skip
+
+
 EXPORTS = (
     Export("runs", RunLine, _run_values),
     Export("claims", ClaimLine, _claim_values),
@@ -458,5 +500,6 @@ EXPORTS = (
     Export("samples", SampleLine, _sample_values),
     Export("readings", ReadingLine, _reading_values),
     Export("facts", FactLine, _fact_values),
+    Export("sweeps", SweepLine, _sweep_values),
 )
 """Every table, from the widest view to the finest."""

@@ -1,15 +1,8 @@
 """One self-contained page: verdicts that open to their evidence, each family with charts and tables, the machine, and
 how to compute it all again. One script of its own, allowed by its hash; no network."""
 
-import base64
-import hashlib
-import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from pathlib import Path
-
-import msgspec
+from collections.abc import Iterator, Sequence
 
 from frugalbench.analysis.judge import machine_label
 from frugalbench.analysis.load import Run
@@ -22,7 +15,9 @@ from frugalbench.report.html_tables import Tables
 from frugalbench.report.html_verdicts import verdict_data, verdicts_html
 from frugalbench.report.machines import machines_table, published_table
 from frugalbench.report.noise import noise_tables
+from frugalbench.report.page import anchor, page, section
 from frugalbench.report.pareto import run_points
+from frugalbench.report.sweeps import beside, family_parts
 from frugalbench.report.tables import (
     FAMILIES,
     Cell,
@@ -61,11 +56,11 @@ def html(runs: Sequence[Run], verdicts: Sequence[Verdict], rows: Sequence[Row], 
     sections += [_family(name, runs, verdicts, rows, extra, tables) for name in _families(verdicts, rows, extra)]
     sections += [_of_table(table, tables) for table in _tail(runs, rows)]
     sections.append(("s-recompute", "How to compute it again", list(_recompute(runs, tables))))
-    kept = [section for section in sections if section[2]]
+    kept = [item for item in sections if item[2]]
     data = verdict_data(verdicts, cases, texts)
     data |= {"cases": cases.told, "tables": tables.stored, "names": list(cases.names), "texts": list(texts.known)}
-    body = [*_head(names, runs, verdicts, kept), *(_section(*section) for section in kept), "</main>", _footer()]
-    return _page(f"frugalbench: {names}", body, safe.script(msgspec.json.encode(data).decode()))
+    body = [*_head(names, runs, verdicts, kept), *(section(*item) for item in kept), "</main>", _footer()]
+    return page(f"frugalbench: {names}", body, data)
 
 
 def _head(names: str, runs: Sequence[Run], verdicts: Sequence[Verdict], sections: Sequence[_Section]) -> Iterator[str]:
@@ -88,16 +83,6 @@ def _where(run: Run) -> str:
     manifest, machine = run.manifest, run.manifest.machine_before
     name = machine_label({"name": machine.get("cpu_model"), **machine})
     return f"{manifest.run_id}: {name}, {manifest.started}, revision {manifest.revision or 'unknown'}, {manifest.state}"
-
-
-def _anchor(title: str) -> str:
-    """An id for a section; a stranger's text gives no more than letters and digits to it."""
-    return "s-" + re.sub(r"[^a-z0-9_]+", "-", title.lower()).strip("-")
-
-
-def _section(name: str, title: str, parts: Sequence[str]) -> str:
-    content, heading = "\n".join(parts), safe.html(title)
-    return f'<section id="{safe.html(name)}"><h2>{heading}</h2>\n{content}</section>'
 
 
 def _verdicts(verdicts: Sequence[Verdict], runs: Sequence[Run], tables: Tables) -> Iterator[str]:
@@ -136,12 +121,13 @@ def _family(
 ) -> _Section:
     own = [r for r in rows if family_of(r.workload) == family]
     found = [*cases_tables(own).values(), *(table for table in extra if table.family == family)]
-    parts = _charts(family, runs, [v for v in verdicts if family_of(v.claim) == family], own, rows)
+    mine = [v for v in verdicts if family_of(v.claim) == family]
+    parts = beside([*_charts(family, runs, mine, own, rows), *family_parts(family, runs, mine, tables)])
     drawn = [f"<h3>{safe.html(table.title)}</h3>{tables.html(table)}" for table in found]
     parts += drawn[:MOST_OPEN]
     if rest := drawn[MOST_OPEN:]:
         parts.append(f"<details><summary>{len(rest)} more tables</summary>{''.join(rest)}</details>")
-    return _anchor(family), FAMILIES.get(family, family), parts
+    return anchor(family), FAMILIES.get(family, family), parts
 
 
 def _charts(
@@ -176,7 +162,7 @@ def _tail(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def _of_table(table: Table, tables: Tables) -> _Section:
-    return _anchor(table.title), table.title, [tables.html(table)] if table.rows else []
+    return anchor(table.title), table.title, [tables.html(table)] if table.rows else []
 
 
 def _self_test(runs: Sequence[Run]) -> Table:
@@ -221,28 +207,4 @@ def _footer() -> str:
         "on hover and on focus.</p>"
         "<p>Times are medians of replicate medians; intervals are 95%, Student's t over replicates, unless a row "
         "says otherwise. MFU and MBU are shares of peaks measured in the same run.</p></footer>"
-    )
-
-
-@lru_cache(maxsize=2)
-def _file(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def _policy() -> str:
-    """The page runs its own script and nothing else, and fetches nothing, whatever text it holds."""
-    digest = base64.b64encode(hashlib.sha256(_file("page.js").encode()).digest()).decode()
-    scripts = f"script-src 'sha256-{digest}'"
-    return f"default-src 'none'; {scripts}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-
-
-def _page(title: str, body: Iterable[str], data: str) -> str:
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    head += f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">'
-    content = "\n".join(body)
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}\n<title>{safe.html(title)}</title>\n'
-        f"<style>{_file('page.css')}</style></head>\n<body>\n{content}\n"
-        f'<script type="application/json" id="data">{data}</script>\n<script>{_file("page.js")}</script>\n'
-        "</body></html>\n"
     )

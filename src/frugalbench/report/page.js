@@ -339,7 +339,7 @@
     addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
   }
 
-  startVerdicts();
+  if (data.verdicts) startVerdicts();
   startTables();
   startTips();
   document.documentElement.dataset.ready = "1";

@@ -26,7 +26,7 @@ def render(
     lines = [row for run in runs for row in rows(run)]
     content = _RENDERERS[fmt](runs, verdicts, lines, output)
     if output is not None:
-        _write(output, content)
+        write(output, content)
     return content
 
 
@@ -120,7 +120,8 @@ _RENDERERS: dict[str, _Renderer] = {
 }
 
 
-def _write(output: Path, content: str | bytes) -> None:
+def write(output: Path, content: str | bytes) -> None:
+    """Raises :class:`FrugalbenchError` where the file cannot be written."""
     try:
         output.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from frugalbench.cluster import estimands, mix, parallel, pool, serving, trillion
 from frugalbench.cluster.estimands import Facts
 from frugalbench.cluster.hardware import hardware, prices
+from frugalbench.cluster.model import Sweeps, sweeps
 from frugalbench.cluster.scene import load_scene
 from frugalbench.cluster.step import Scaling
 from frugalbench.cluster.topology import load
@@ -66,6 +67,7 @@ def model(case: Case) -> Record:
         tier=Tier.MODELLED,
         facts=facts,
         details=_details(params) | _more(case),
+        sweeps=_sweeps(case),
     )
 
 
@@ -230,6 +232,14 @@ def _shares(name: str) -> dict[str, str]:
 def _span(name: str) -> str:
     cluster = load(name)
     return f"{cluster.first_devices}-{cluster.last_devices}"
+
+
+def _sweeps(case: Case) -> Sweeps:
+    """Both curves under which ``net.decay`` takes the areas, and their throughput per device."""
+    if case.variant != "net.decay":
+        return ()
+    names, scaling = (case.params[key] for key in ("uniform", "fragmented")), case.params["scaling"]
+    return tuple(sweep for name in names for sweep in sweeps(load(name), scaling)[1:])
 
 
 def _two(names: list[str]) -> tuple[str, str]:
