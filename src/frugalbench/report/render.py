@@ -61,6 +61,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.conformance import conformance_tables
     from frugalbench.report.emulated import emulated_tables
     from frugalbench.report.expert_parallel import expert_parallel_tables
+    from frugalbench.report.first_start import first_start_tables
     from frugalbench.report.foreign import foreign_tables
     from frugalbench.report.local_steps import local_steps_tables
     from frugalbench.report.pareto import pareto_tables
@@ -79,6 +80,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
         accuracy_tables,
         pareto_tables,
         portability_tables,
+        first_start_tables,
         conformance_tables,
         collectives_tables,
         expert_parallel_tables,
