@@ -69,6 +69,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.quantized import quantized_tables
     from frugalbench.report.reach import reach_tables
     from frugalbench.report.saving import saving_tables
+    from frugalbench.report.task_parity import task_parity_tables
     from frugalbench.report.tax import tax_tables
     from frugalbench.report.whole_model import whole_model_tables
 
@@ -81,6 +82,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
         pareto_tables,
         portability_tables,
         first_start_tables,
+        task_parity_tables,
         conformance_tables,
         collectives_tables,
         expert_parallel_tables,
