@@ -127,6 +127,10 @@ class Steps:
         yield
         self._time_s[f"{name}_s"] = time.perf_counter() - started
 
+    def took_s(self, name: str) -> float:
+        """Seconds of a step that was taken."""
+        return self._time_s[f"{name}_s"]
+
     def told(self, note: str, build_s: float | None = None, cached: bool = False) -> FirstStart:
         """What was timed. ``build_s`` is known of the build, in this start or in that which filled the cache; what was
         timed here as compiling is the way through the cache where that was used."""
