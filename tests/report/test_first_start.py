@@ -35,6 +35,12 @@ def test_every_start_counts_and_gives_the_interval(tmp_path):
     assert steps_text(start) == "20.0 + – + 2.00 ms"
 
 
+def test_too_few_or_too_unlike_starts_have_no_interval(tmp_path):
+    for times in ((0.01, 0.02), (0.001, 0.1, 5.0)):
+        found = only(run_of(tmp_path / str(len(times)), [FirstStart(load_s=time_s) for time_s in times]))
+        assert (found.load.low_s, found.load.high_s, found.load.starts) == (None, None, len(times))
+
+
 def test_a_cached_build_never_passes_for_compiling(tmp_path):
     built = FirstStart(load_s=0.1, compile_s=9.0, first_inference_s=0.2)
     cached = FirstStart(load_s=0.1, compile_s=9.0, first_inference_s=0.2, cached=True, cached_compile_s=1.5)

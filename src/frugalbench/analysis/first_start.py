@@ -12,10 +12,15 @@ from frugalbench.analysis.metrics import replicate_time_s, time_interval
 from frugalbench.analysis.statistics import counted, latest
 from frugalbench.schema import FirstStart, Record, Status
 
+LEAST_STARTS = 3
+"""Below this no interval is given."""
+WIDEST = 1000.0
+"""Nor one whose ends lie further apart than this."""
+
 
 @dataclass(frozen=True)
 class Step:
-    """Median over fresh starts, with its 95% interval from two on."""
+    """Median over fresh starts, with its 95% interval where there are enough of them."""
 
     time_s: float
     low_s: float | None
@@ -74,7 +79,13 @@ def _compiled(found: Sequence[FirstStart]) -> Step | None:
 
 def _step(times: Sequence[float | None]) -> Step | None:
     known = [time_s for time_s in times if time_s is not None]
-    return Step(median(known), *time_interval(known), len(known)) if known else None
+    return Step(median(known), *_span(known), len(known)) if known else None
+
+
+def _span(times_s: list[float]) -> tuple[float | None, float | None]:
+    """Student's t on two starts, or on a few that differ by powers of ten, tells nothing: then there is no interval."""
+    low, high = time_interval(times_s) if len(times_s) >= LEAST_STARTS else (None, None)
+    return (low, high) if low and high and high < WIDEST * low else (None, None)
 
 
 def starts_of(run: Run) -> dict[tuple[str, str, str], Start]:

@@ -10,6 +10,7 @@ from frugalbench.units import DASH, seconds, significant
 _SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 NOTES = (
     "load + compile + first inference, medians over fresh processes that had imported their libraries; –: no such step",
+    "95% intervals from three starts on, and none that spans a factor of a thousand",
     "in brackets: taken from a cache on disk in every start, the time is that of the build that filled it",
     "model files had been read just before, so the file cache was warm; a runtime that compiles in its first calls has "
     "them under compile",
