@@ -37,9 +37,7 @@ def distance(found, wanted):
 def test_every_way_gives_the_reference_in_every_position(variant, kernel, d_model, context):
     if variant == "openvino":
         pytest.importorskip("openvino")
-    if variant == "mindspore":
-        pytest.importorskip("mindspore")
-    if (variant, kernel) == ("plain-cpp", "moe") or (variant == "mindspore" and kernel != "rms_norm"):
+    if (variant, kernel) == ("plain-cpp", "moe"):
         pytest.skip("is not written so")
     arm = make_arm(variant, kernel, d_model)
     loaded = builder.load(arm, context)
@@ -48,7 +46,7 @@ def test_every_way_gives_the_reference_in_every_position(variant, kernel, d_mode
         for index in (0, 1, 2):
             assert distance(bound.output(index)["y"], wanted[index % bound.rotation]) < case.tolerance
         assert distance(bound.output(0)["y"], wanted[1]) > 100 * case.tolerance
-        assert bound.facts["code_lines"].value >= 3 and bound.facts["code_lines"].source
+        assert bound.facts["code_lines"].value > 3 and bound.facts["code_lines"].source
 
 
 def test_lines_of_the_hand_tuned_kernel_are_those_of_its_files(context):

@@ -26,11 +26,8 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "torch-compile": _COMPILE,
     "onnxruntime": ("frugalbench.backends.onnxruntime", "onnxruntime"),
     "openvino": ("frugalbench.backends.openvino", "openvino"),
-    "mindspore": (),
 }
 VARIANTS = tuple(IMPORTS)
-MINDSPORE = "mindspore"
-"""Another framework's own operators; it stands in the table and is no baseline of the claim."""
 PORTABLE = ("onnxruntime", "openvino")
 """One file of ONNX operators serves them."""
 _COMPILED = ("hand-tuned", "plain-cpp", "torch-compile")
@@ -110,13 +107,9 @@ def _label(options: dict[str, Any], kernel: str) -> str:
 def _missing(machine: MachineView, variant: str, kernel: str) -> str:
     if kernel == MOE and variant == "plain-cpp":
         return "there is no plain C++ of a mixture of experts: its routing and sorting would be another kernel's text"
-    if kernel != RMS_NORM and variant == MINDSPORE:
-        return "only the RMS norm is written for MindSpore"
-    package = variant if variant in (*PORTABLE, MINDSPORE) else "torch"
+    package = variant if variant in PORTABLE else "torch"
     if machine.installed(package) is None:
-        extra = {"openvino": "'frugalbench[openvino]'", MINDSPORE: "mindspore, in an environment of its own"}.get(
-            variant, package
-        )
+        extra = "'frugalbench[openvino]'" if variant == "openvino" else package
         return f"{package} is not installed: pip install {extra}"
     if variant in _COMPILED and not native_build.find_compiler():
         return f"{variant} needs a C++ compiler: apt-get install g++"

@@ -16,7 +16,7 @@ from frugalbench.backends import backend
 from frugalbench.backends.base import Options, Runnable, content_key
 from frugalbench.paths import shipped
 from frugalbench.schema import Arm, Artefact, Case, Quantity, Tier
-from frugalbench.specs.kernel_tax import EPSILON, MINDSPORE, MOE, PORTABLE, RMS_NORM, SWIGLU
+from frugalbench.specs.kernel_tax import EPSILON, MOE, PORTABLE, RMS_NORM, SWIGLU
 from frugalbench.specs.moe_inputs import dense_weights, expert_weights, generator, router_weights, token_batches
 from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers import code_lines, tax_onnx
@@ -28,8 +28,6 @@ _INPUTS = 4
 def load(arm: Arm, context: Context) -> "KernelTax":
     """Hold the arm's copies of the layer."""
     variant = arm.cases[0].variant
-    if variant == MINDSPORE:
-        return MindSporeLayers(arm, context)
     return (PortableLayers if variant in PORTABLE else TorchLayers)(arm, context)
 
 
@@ -146,32 +144,6 @@ class TorchLayers(KernelTax):
             files = code_lines.cpp_files((root.parent / source).resolve(), root)
             return code_lines.of_cpp(files), ", ".join(sorted(path.name for path in files))
         return code_lines.of_python(parts), where
-
-
-class MindSporeLayers(KernelTax):
-    """Another framework's operators, numpy out."""
-
-    def __init__(self, arm: Arm, context: Context) -> None:
-        from frugalbench.workloads.layers import mindspore_layers as layers
-
-        super().__init__(arm, context)
-        self.framework = layers.framework(context.threads)
-        self.compute = layers.rms_norm
-        copies = range(self.copies)
-        held = [layers.held(self.framework, _weights(context.seed, arm.cases[0].params, copy)) for copy in copies]
-        self.call_layer = lambda copy, x_TD: self.compute(self.framework, x_TD, held[copy]).asnumpy()
-
-    def put(self, x_TD: np.ndarray) -> Any:
-        return self.framework.Tensor(x_TD)
-
-    def values(self, found: Any) -> np.ndarray:
-        return np.asarray(found)
-
-    def describe(self) -> dict[str, Any]:
-        return {"implementation": f"MindSpore {self.framework.__version__}, operator by operator"}
-
-    def written(self) -> tuple[int, str]:
-        return code_lines.of_python([self.compute]), f"layers/mindspore_layers.py: {self.compute.__name__}"
 
 
 class PortableLayers(KernelTax):
