@@ -11,8 +11,8 @@ BEGIN, END = "<!-- fields: python tests/test_format_doc.py -->", "<!-- end of fi
 SECTIONS = {
     "manifest.json": ("Manifest", "Plan", "Comparison", "Arm", "Case", "Cost", "Skipped", "Decision", "Harness"),
     "records.jsonl": (
-        *("Record", "Worker", "Artefact", "Verification", "Warmup", "Sample", "Environment", "Reading", "Quantity"),
-        *("Sweep", "Tier", "Status", "Role", "CaseOutcome"),
+        *("Record", "Worker", "FirstStart", "Artefact", "Verification", "Warmup", "Sample", "Environment", "Reading"),
+        *("Quantity", "Sweep", "Tier", "Status", "Role", "CaseOutcome"),
     ),
     "data/claims/*.toml": (
         *(

@@ -273,6 +273,27 @@ class Warmup(Frozen, frozen=True, kw_only=True):
     """Threads that are put on a core each for the length of a turn; 0 where the scheduler places them."""
 
 
+class FirstStart(Frozen, frozen=True, kw_only=True):
+    """What a user waits for before the first answer, in a fresh process that has imported its libraries.
+
+    Steady latency is in the samples. A step that a runtime does not have, or takes inside another, is ``None``.
+    """
+
+    load_s: float | None = None
+    """From the file to what the runtime can compile or call."""
+    compile_s: float | None = None
+    """Conversion or compilation without a cache: where one held it (``cached``), of the build that filled it. A runtime
+    that compiles in its first calls has them here."""
+    first_inference_s: float | None = None
+    """First call after that, its inputs prepared, until its result is there."""
+    cached: bool = False
+    """What ``compile_s`` counts was not done in this start: it came from a cache on disk."""
+    cached_compile_s: float | None = None
+    """What the step took in this start with that cache, where it still took time of its own."""
+    note: str = ""
+    """What the steps hold in this runtime."""
+
+
 class Worker(Frozen, frozen=True, kw_only=True):
     """The process that executed an arm."""
 
@@ -337,6 +358,8 @@ class Record(Frozen, frozen=True, kw_only=True):
     """Whatever else was found out: stored bytes, placement, histogram summaries, modelled results."""
     details: dict[str, Any] = {}
     """Plain data beside the facts: router histogram, node placement, operator list, notes."""
+    first_start: FirstStart | None = None
+    """Of the first case of its arm: the others met a process that had already computed."""
 
 
 class Decision(Frozen, frozen=True, kw_only=True):

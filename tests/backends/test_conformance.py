@@ -111,6 +111,10 @@ def test_right_answer_where_asked(runtime, blocks, cache_dir):
     assert set(placement.time_s) <= set(placement.nodes)
     assert placement.share_time_asked in (None, 1.0)
     runnable.synchronize()
+    start = runnable.first_start
+    assert start.first_inference_s > 0 and start.note
+    assert (start.load_s is None) == (runtime.TAKES == "module")
+    assert start.cached or start.cached_compile_s is None
 
 
 def test_outputs_outlive_the_next_call(runtime, blocks, cache_dir):

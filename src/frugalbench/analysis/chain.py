@@ -108,6 +108,8 @@ class Side(Frozen, frozen=True, kw_only=True):
     """Largest of the replicates, over the reference's rms."""
     tolerance: float | None = None
     checked: str = ""
+    placed: str = ""
+    """Which device executed which operators, what was fused and put in, what was copied; empty where no record says."""
 
 
 class Against(Frozen, frozen=True, kw_only=True):

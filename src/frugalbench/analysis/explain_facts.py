@@ -8,6 +8,7 @@ from frugalbench.analysis.chain import COUNTS, LEFT_OUT, PILOT, Asked, Chain, Da
 from frugalbench.analysis.explain_paired import interval_working, side
 from frugalbench.analysis.flips import exact_flip, flips, more_replicates
 from frugalbench.analysis.metrics import replicate_time_s
+from frugalbench.analysis.placed import placed
 from frugalbench.analysis.statistics import Interval, counted, interval
 from frugalbench.schema import (
     Coverage,
@@ -86,12 +87,13 @@ def _case(asked: Asked, rule: Coverage, name: str, rows: Sequence[Record]) -> Da
     known = tried and (not rule.only_known or any(rule.fact in row.facts for row in tried))
     bad = [row for row in tried if not _true(row, rule.fact)]
     reasons = dict.fromkeys(row.reason or _what(row, rule.fact) for row in (bad if known else rows))
+    where = next((found.full for row in rows if (found := placed(row))), "")
     return Datum(
         name=name,
         value=float(not bad) if known else None,
         unit="holds",
         use=COUNTS if known else LEFT_OUT,
-        note="; ".join(reason for reason in reasons if reason),
+        note="; ".join(filter(None, (*reasons, where))),
         records=asked.lines(*rows),
     )
 

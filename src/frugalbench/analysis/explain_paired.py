@@ -25,6 +25,7 @@ from frugalbench.analysis.energy import energy, why_no_joules
 from frugalbench.analysis.flips import flips, more_replicates
 from frugalbench.analysis.formulas import formula_of
 from frugalbench.analysis.metrics import replicate_time_s
+from frugalbench.analysis.placed import placed
 from frugalbench.analysis.statistics import t_quantile
 from frugalbench.schema import Case, Claim, Outcome, PairedRatio, Record, Status, Tier, Verdict
 
@@ -119,6 +120,7 @@ def side(role: str, records: Sequence[Record]) -> Side:
         error=max(errors, default=None),
         tolerance=checked.tolerance if checked else None,
         checked=checked.what if checked else "",
+        placed=where.full if (where := placed(records[-1])) else "",
         **_cost(case),
         **_energy(records, case),
     )

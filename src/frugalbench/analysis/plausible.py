@@ -95,6 +95,8 @@ def _singles(record: Record) -> Iterator[float | None]:
         yield record.verification.tolerance
     for artefact in record.artefacts:
         yield artefact.build_s
+    if (start := record.first_start) is not None:
+        yield from (start.load_s, start.compile_s, start.first_inference_s, start.cached_compile_s)
 
 
 def _cost_fault(cost: Cost) -> str | None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from frugalbench.analysis.first_start import Start, started
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import replicate_time_s, time_interval
+from frugalbench.analysis.placed import Placed, placed
 from frugalbench.analysis.statistics import counted, latest
 from frugalbench.schema import Record, Status
 
@@ -68,6 +70,10 @@ class Cell:
     top1: float | None
     tolerance: float | None
     latencies: tuple[Latency, ...]
+    start: Start | None = None
+    """What came before the first answer."""
+    placed: Placed | None = None
+    """What ran where."""
 
     @property
     def portable(self) -> bool:
@@ -115,7 +121,7 @@ def _records(run: Run) -> list[Record]:
 def _cell(graph: str, name: str, records: list[Record], fastest: dict[tuple[str, str], str]) -> Cell:
     worst = min(records, key=lambda record: OUTCOMES.index(outcome_of(record)))
     bad = {record.case.id for record in records if outcome_of(record) != PASS}
-    placed = [fact.value for record in records if (fact := record.facts.get("ran_as_asked"))]
+    as_asked = [fact.value for record in records if (fact := record.facts.get("ran_as_asked"))]
     checks = [record.verification for record in records if record.verification]
     return Cell(
         graph=graph,
@@ -125,7 +131,7 @@ def _cell(graph: str, name: str, records: list[Record], fastest: dict[tuple[str,
         reason=worst.reason,
         cases=len({record.case.id for record in records}),
         passed=len({record.case.id for record in records} - bad),
-        as_asked=all(value == 1 for value in placed) if placed else None,
+        as_asked=all(value == 1 for value in as_asked) if as_asked else None,
         error=max((check.error for check in checks if check.error is not None), default=None),
         error_p50=_largest(records, "error_p50"),
         error_p99=_largest(records, "error_p99"),
@@ -133,6 +139,8 @@ def _cell(graph: str, name: str, records: list[Record], fastest: dict[tuple[str,
                  default=None),
         tolerance=max((check.tolerance for check in checks), default=None),
         latencies=tuple(_latencies(graph, records, fastest)),
+        start=started(records),
+        placed=next((found for record in records if (found := placed(record))), None),
     )  # fmt: skip
 
 

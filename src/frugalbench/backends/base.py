@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from frugalbench.schema import Artefact
+from frugalbench.schema import Artefact, FirstStart
 from frugalbench.workloads.base import SilentFallback
 
 Arrays = dict[str, np.ndarray]
@@ -113,6 +114,32 @@ class Placement:
             raise SilentFallback(f"{runtime} was asked for {self.asked}, but {what} did not run there{example}")
 
 
+class Steps:
+    """Times the steps of a first start, each once it is done."""
+
+    def __init__(self) -> None:
+        self._time_s: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """``load``, ``compile`` or ``first_inference``; a step that is taken again counts as it went last."""
+        started = time.perf_counter()
+        yield
+        self._time_s[f"{name}_s"] = time.perf_counter() - started
+
+    def took_s(self, name: str) -> float:
+        """Seconds of a step that was taken."""
+        return self._time_s[f"{name}_s"]
+
+    def told(self, note: str, build_s: float | None = None, cached: bool = False) -> FirstStart:
+        """What was timed. ``build_s`` is known of the build, in this start or in that which filled the cache; what was
+        timed here as compiling is the way through the cache where that was used."""
+        here_s = self._time_s.get("compile_s")
+        compile_s = build_s if cached or here_s is None else here_s
+        times_s = {**self._time_s, "compile_s": compile_s, "cached_compile_s": here_s if cached else None}
+        return FirstStart(**times_s, cached=cached, note=note)
+
+
 class Runnable(Protocol):
     """A model that a backend has loaded."""
 
@@ -124,6 +151,11 @@ class Runnable(Protocol):
     @property
     def details(self) -> dict[str, Any]:
         """Plain facts for the record: effective settings, kernels, graph breaks."""
+        ...
+
+    @property
+    def first_start(self) -> FirstStart | None:
+        """Steps of the start, of the first example; the file was read before, so the file cache is warm."""
         ...
 
     def prepare(self, inputs: Arrays) -> Any:

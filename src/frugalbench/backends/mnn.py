@@ -19,6 +19,7 @@ from frugalbench.backends.base import (
     Arrays,
     Options,
     Placement,
+    Steps,
     check_device,
     file_key,
     installed,
@@ -26,7 +27,7 @@ from frugalbench.backends.base import (
     recall,
     remember,
 )
-from frugalbench.schema import Artefact
+from frugalbench.schema import Artefact, FirstStart
 
 NAME = "mnn"
 DISTRIBUTION = "MNN"
@@ -49,9 +50,18 @@ def load(model: Path, options: Options, examples: Sequence[Arrays]) -> "MnnRunna
     """Convert, or take from the cache, and call once."""
     check_device("MNN", options.device, DEVICES)
     converted, artefact = _converted(model, options)
-    runnable = MnnRunnable(converted, options)
+    from MNN import nn
+
+    steps = Steps()
+    with steps.step("load"):
+        runnable = MnnRunnable(converted, options, nn)
     runnable.artefacts = (artefact,)
-    runnable.fetch(runnable.run(runnable.prepare(examples[0])))
+    prepared = runnable.prepare(examples[0])
+    with steps.step("first_inference"):
+        runnable.fetch(runnable.run(prepared))
+    runnable.first_start = steps.told(
+        "converting in a process of its own; opening what it made", artefact.build_s, artefact.cached
+    )
     return runnable
 
 
@@ -92,15 +102,14 @@ def _complaint(said: str, code: int) -> str:
 class MnnRunnable:
     """A converted module. MNN has no 64-bit integers: such inputs go in as 32-bit ones."""
 
-    def __init__(self, converted: Path, options: Options) -> None:
-        from MNN import nn
-
+    def __init__(self, converted: Path, options: Options, nn: Any) -> None:
         settings = {"backend": _PLACE, "numThread": options.threads, "precision": "high", "memory": "high"}
         self._manager = nn.create_runtime_manager((settings,))
         names = (list(options.inputs), list(options.outputs))
         self._module = nn.load_module_from_file(str(converted), *names, runtime_manager=self._manager)
         self._options = options
         self.artefacts: tuple[Artefact, ...] = ()
+        self.first_start: FirstStart | None = None
         self.details: dict[str, Any] = {"threads": options.threads, **settings}
 
     def prepare(self, inputs: Arrays) -> list[Any]:

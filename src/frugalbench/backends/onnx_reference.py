@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from frugalbench.backends.base import Arrays, Options, Placement, check_device, installed
-from frugalbench.schema import Artefact
+from frugalbench.backends.base import Arrays, Options, Placement, Steps, check_device, installed
+from frugalbench.schema import Artefact, FirstStart
 
 NAME = "onnx-reference"
 DISTRIBUTION = "onnx"
@@ -28,13 +28,18 @@ def load(model: Path, options: Options, examples: Sequence[Arrays]) -> "Referenc
 
     check_device("onnx.reference", options.device, DEVICES)
     threadpoolctl.threadpool_limits(limits=options.threads)  # numpy's matrix products
+    steps = Steps()
     try:
-        graph = onnx.load(str(model))
-        runnable = ReferenceRunnable(ReferenceEvaluator(graph), graph.graph.node, options)
-        runnable.run(runnable.prepare(examples[0]))
+        with steps.step("load"):
+            graph = onnx.load(str(model))
+            evaluator = ReferenceEvaluator(graph)
+        runnable = ReferenceRunnable(evaluator, graph.graph.node, options)
+        with steps.step("first_inference"):
+            runnable.run(runnable.prepare(examples[0]))
     except Exception as problem:
         reason = (str(problem).strip() or type(problem).__name__).split("\n")[0]
         raise RuntimeError(f"onnx.reference cannot run the model: {reason}") from problem
+    runnable.first_start = steps.told("reading the file; nothing is compiled")
     return runnable
 
 
@@ -42,6 +47,7 @@ class ReferenceRunnable:
     """An evaluator of one graph."""
 
     artefacts: tuple[Artefact, ...] = ()
+    first_start: FirstStart | None = None
 
     def __init__(self, evaluator: Any, nodes: Sequence[Any], options: Options) -> None:
         self._evaluator, self._options = evaluator, options

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from frugalbench.backends import onnxruntime_device
-from frugalbench.backends.base import Arrays, Options, Placement, Runnable, check_device, installed
+from frugalbench.backends.base import Arrays, Options, Placement, Runnable, Steps, check_device, installed
 from frugalbench.providers import BUILDS, PROVIDERS, Provider
-from frugalbench.schema import Artefact
+from frugalbench.schema import Artefact, FirstStart
 from frugalbench.workloads.base import SilentFallback
 
 NAME = "onnxruntime"
@@ -57,13 +57,16 @@ def load(model: Path, options: Options, examples: Sequence[Arrays]) -> Runnable:
 
     if provider.provider not in onnxruntime.get_available_providers():
         raise RuntimeError(f"this onnxruntime has no {provider.provider}: {_remedy(provider)}")
-    strict = _strict(onnxruntime, model, options)
+    session, strict, start = _started(onnxruntime, model, options, examples[0])
     found = profile(onnxruntime, model, options, strict, examples[0])
     found.require("ONNX Runtime")
-    if provider.memory != "cpu":
-        opened = partial(_session, onnxruntime, model, options, strict, "")
-        return onnxruntime_device.load(opened, options, found, strict, examples)
-    return OnnxRuntimeRunnable(_session(onnxruntime, model, options, strict), options, found, strict)
+    if provider.memory == "cpu":
+        return OnnxRuntimeRunnable(session, options, found, strict, start)
+    del session  # fed from the host; those that are timed are not
+    opened = partial(_session, onnxruntime, model, options, strict, "")
+    runnable = onnxruntime_device.load(opened, options, found, strict, examples)
+    runnable.first_start = start
+    return runnable
 
 
 def survey() -> dict[str, str]:
@@ -101,17 +104,29 @@ def _remedy(provider: Provider) -> str:
     return f"pip install {provider.distributions[0]} in place of the installed build, or in another environment"
 
 
-def _strict(runtime: Any, model: Path, options: Options) -> bool:
-    """Whether a session without any fallback opens. A refusal is no verdict yet: it may be shape arithmetic only."""
-    if options.device == "cpu":
-        return True
+def _started(runtime: Any, model: Path, options: Options, example: Arrays) -> tuple[Any, bool, FirstStart]:
+    """This process's first session, whether it forbids any fallback, and how it started."""
+    steps = Steps()
+    session, strict = _opened(runtime, model, options, steps)
+    feed = {name: example[name] for name in options.inputs}
+    with steps.step("first_inference"):
+        session.run(list(options.outputs), feed)
+    again = "" if strict else "; a session without any fallback was tried before, and refused"
+    crossing = "" if PROVIDERS[options.device].device == "cpu" else "; the first call copies from and to the host"
+    return session, strict, steps.told(f"opening a session reads, optimises and prepares the graph{crossing}{again}")
+
+
+def _opened(runtime: Any, model: Path, options: Options, steps: Steps) -> tuple[Any, bool]:
+    """A session, without any fallback if possible. A refusal is no verdict yet: it may be shape arithmetic only."""
     try:
-        _session(runtime, model, options, strict=True)
+        with steps.step("load"):
+            return _session(runtime, model, options, strict=True), True
     except RuntimeError as problem:
-        if isinstance(problem, SilentFallback) or "fallback" not in str(problem).lower():
+        refused = not isinstance(problem, SilentFallback) and "fallback" in str(problem).lower()
+        if options.device == "cpu" or not refused:
             raise
-        return False
-    return True
+    with steps.step("load"):
+        return _session(runtime, model, options, strict=False), False
 
 
 def _session(
@@ -232,8 +247,8 @@ class OnnxRuntimeRunnable:
 
     artefacts: tuple[Artefact, ...] = ()
 
-    def __init__(self, session: Any, options: Options, found: Placement, strict: bool) -> None:
-        self._session, self._options, self._found = session, options, found
+    def __init__(self, session: Any, options: Options, found: Placement, strict: bool, start: FirstStart) -> None:
+        self._session, self._options, self._found, self.first_start = session, options, found, start
         self.details: dict[str, Any] = {
             "threads": session.get_session_options().intra_op_num_threads,
             "providers": session.get_providers(),

@@ -15,7 +15,7 @@ from typing import Any
 
 from frugalbench.backends.base import Arrays, Options, Placement
 from frugalbench.providers import PROVIDERS
-from frugalbench.schema import Artefact
+from frugalbench.schema import Artefact, FirstStart
 
 _LIBRARIES = ("cudart", "cublasLt", "cublas", "nvrtc", "curand", "cufft", "cudnn")
 """What the provider is linked with or opens; a library comes after those that it needs."""
@@ -92,6 +92,7 @@ class DeviceRunnable:
     """A session that takes and returns values on its device."""
 
     artefacts: tuple[Artefact, ...] = ()
+    first_start: FirstStart | None = None
 
     def __init__(self, session: Any, options: Options, found: Placement, strict: bool, launch: str) -> None:
         self._session, self._options, self._found = session, options, found

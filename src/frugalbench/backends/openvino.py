@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from frugalbench.backends.base import Arrays, Options, Placement, check_device, installed
-from frugalbench.schema import Artefact
+from frugalbench.backends.base import Arrays, Options, Placement, Steps, check_device, installed
+from frugalbench.schema import Artefact, FirstStart
 
 NAME = "openvino"
 DISTRIBUTION = "openvino"
@@ -35,13 +35,22 @@ def load(model: Path, options: Options, examples: Sequence[Arrays]) -> "OpenVino
 
     check_device("OpenVINO", options.device, DEVICES)
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": options.threads}
+    steps = Steps()
     try:
-        compiled = openvino.Core().compile_model(str(model), "CPU", settings)
+        with steps.step("load"):
+            core = openvino.Core()
+            parsed = core.read_model(str(model))
+        with steps.step("compile"):
+            compiled = core.compile_model(parsed, "CPU", settings)
+            request = compiled.create_infer_request()
     except RuntimeError as problem:
         last_line = str(problem).strip().split("\n")[-1]
         raise RuntimeError(f"OpenVINO cannot load the model: {last_line}") from problem
-    runnable = OpenVinoRunnable(compiled, options)
-    runnable.run(runnable.prepare(examples[0]))
+    runnable = OpenVinoRunnable(compiled, request, options)
+    prepared = runnable.prepare(examples[0])
+    with steps.step("first_inference"):
+        runnable.run(prepared)
+    runnable.first_start = steps.told("reading the file; compiling it for the processor")
     runnable.placement().require("OpenVINO")
     return runnable
 
@@ -50,10 +59,10 @@ class OpenVinoRunnable:
     """A compiled model with one inference request."""
 
     artefacts: tuple[Artefact, ...] = ()
+    first_start: FirstStart | None = None
 
-    def __init__(self, compiled: Any, options: Options) -> None:
-        self._compiled, self._options = compiled, options
-        self._request = compiled.create_infer_request()
+    def __init__(self, compiled: Any, request: Any, options: Options) -> None:
+        self._compiled, self._request, self._options = compiled, request, options
         nodes = [facts for _, facts in runtime_nodes(compiled) if facts["layerType"] not in NOT_RUN]
         self.details: dict[str, Any] = {
             "threads": compiled.get_property("INFERENCE_NUM_THREADS"),

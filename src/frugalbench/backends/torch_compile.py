@@ -8,18 +8,20 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from frugalbench.backends.base import (
     Arrays,
     Options,
     Placement,
+    Steps,
     content_key,
     installed,
     recall,
     remember,
 )
-from frugalbench.backends.torch_eager import TorchRunnable, placed
+from frugalbench.backends.torch_eager import MADE, TorchRunnable, placed
 from frugalbench.schema import Artefact
 from frugalbench.workloads.base import SilentFallback
 
@@ -52,7 +54,14 @@ def load(model: Any, options: Options, examples: Sequence[Arrays]) -> TorchRunna
     counters.clear()
     module = placed(model, options)
     runnable = TorchRunnable(module, torch.compile(module, dynamic=False), options)
-    runnable.artefacts = tuple(_build(runnable, options, example) for example in examples)
+    steps = Steps()
+    with steps.step("compile"):
+        first = _build(runnable, options, examples[0])
+    runnable.first_call(examples[0], steps)
+    built = recall(_built(options, examples[0])) or {}
+    said = f"{MADE}; tracing and compiling are its first call"
+    runnable.first_start = steps.told(said, built.get("build_s"), first.cached)
+    runnable.artefacts = (first, *(_build(runnable, options, example) for example in examples[1:]))
     runnable.details |= _graphs()
     places = {name: value.device.type for name, value in module.named_parameters()}
     runnable.found = Placement(options.device, places, operators=dict.fromkeys(places, "parameter"), grain="parameter")
@@ -72,12 +81,17 @@ def _build(runnable: TorchRunnable, options: Options, example: Arrays) -> Artefa
     return _artefact(options, example, build_s, cached=hits > 0 and misses == 0)
 
 
-def _artefact(options: Options, example: Arrays, build_s: float, cached: bool) -> Artefact:
+def _built(options: Options, example: Arrays) -> Path:
+    """Where is noted how long the first build at this shape took."""
     import torch
 
     shapes = {name: [str(value.dtype), *value.shape] for name, value in example.items()}
     parts = {"model": options.key, "shapes": shapes, "torch": torch.__version__, "device": options.device}
-    path = options.cache_dir / "inductor" / f"built-{content_key(parts)}.json"
+    return options.cache_dir / "inductor" / f"built-{content_key(parts)}.json"
+
+
+def _artefact(options: Options, example: Arrays, build_s: float, cached: bool) -> Artefact:
+    path = _built(options, example)
     remembered = recall(path) if cached else None
     if not cached:
         remember(path, {"build_s": build_s})

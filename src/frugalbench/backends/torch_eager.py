@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from frugalbench.backends.base import Arrays, Options, Placement, check_device, installed
-from frugalbench.schema import Artefact
+from frugalbench.backends.base import Arrays, Options, Placement, Steps, check_device, installed
+from frugalbench.schema import Artefact, FirstStart
 
 NAME = "torch-eager"
 DISTRIBUTION = "torch"
@@ -14,6 +14,8 @@ FAMILY = "torch"
 TAKES = "module"
 DEVICES = ("cpu", "cuda")
 MOST_THREADS = None
+
+MADE = "the module was handed over ready-made"
 
 
 def available() -> tuple[str | None, str]:
@@ -24,7 +26,9 @@ def available() -> tuple[str | None, str]:
 def load(model: Any, options: Options, examples: Sequence[Arrays]) -> "TorchRunnable":
     """Put the module on its device; nothing is built."""
     module = placed(model, options)
-    runnable = TorchRunnable(module, module, options)
+    runnable, steps = TorchRunnable(module, module, options), Steps()
+    runnable.first_call(examples[0], steps)
+    runnable.first_start = steps.told(f"{MADE}; nothing is compiled")
     runnable.found = runnable.watch(examples[0])
     return runnable
 
@@ -50,6 +54,7 @@ class TorchRunnable:
 
         self._torch, self._module, self._call, self._options = torch, module, call, options
         self.artefacts: tuple[Artefact, ...] = ()
+        self.first_start: FirstStart | None = None
         self.details: dict[str, Any] = {"threads": torch.get_num_threads()}
         self.found = Placement(options.device, {})
 
@@ -75,6 +80,14 @@ class TorchRunnable:
         """Wait for the CUDA stream; nothing to wait for on a CPU."""
         if self._options.device == "cuda":
             self._torch.cuda.synchronize()
+
+    def first_call(self, example: Arrays, steps: Steps) -> None:
+        """Time one call of what is ready to be called."""
+        prepared = self.prepare(example)
+        self.synchronize()
+        with steps.step("first_inference"):
+            self.run(prepared)
+            self.synchronize()
 
     def watch(self, example: Arrays) -> Placement:
         """Run once and note where each leaf module put its output."""

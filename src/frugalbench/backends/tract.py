@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from frugalbench.backends.base import Arrays, Options, Placement, check_device, installed
-from frugalbench.schema import Artefact
+from frugalbench.backends.base import Arrays, Options, Placement, Steps, check_device, installed
+from frugalbench.schema import Artefact, FirstStart
 
 NAME = "tract"
 DISTRIBUTION = "tract"
@@ -30,13 +30,20 @@ def load(model: Path, options: Options, examples: Sequence[Arrays]) -> "TractRun
     import tract
 
     check_device("tract", options.device, DEVICES)
+    steps = Steps()
     try:
-        parsed = tract.onnx().load(str(model))
+        with steps.step("load"):
+            parsed = tract.onnx().load(str(model))
         names = tuple(parsed.input_name(index) for index in range(parsed.input_count()))
-        runnable = TractRunnable(parsed.into_model().into_runnable(), names, options)
-        runnable.run(runnable.prepare(examples[0]))
+        with steps.step("compile"):
+            optimised = parsed.into_model().into_runnable()
+        runnable = TractRunnable(optimised, names, options)
+        prepared = runnable.prepare(examples[0])
+        with steps.step("first_inference"):
+            runnable.run(prepared)
     except tract.TractError as problem:
         raise RuntimeError(f"tract cannot load the model: {_reason(problem)}") from problem
+    runnable.first_start = steps.told("reading the file; optimising the graph")
     runnable.placement().require("tract")
     return runnable
 
@@ -54,6 +61,7 @@ class TractRunnable:
     """An optimised model. Outputs come in the order of the file's graph."""
 
     artefacts: tuple[Artefact, ...] = ()
+    first_start: FirstStart | None = None
 
     def __init__(self, runnable: Any, inputs: tuple[str, ...], options: Options) -> None:
         if runnable.output_count() != len(options.outputs):

@@ -20,11 +20,17 @@ def accuracy_tables(runs: Sequence[Run]) -> list[Table]:
     tables = []
     for run in runs:
         rule, gate = _rule()
-        for rows in _grouped(findings(latest(run.records), rule.workload, rule.baseline)):
+        for rows in grouped(findings(latest(run.records), rule.workload, rule.baseline)):
             tables.append(_answers(run, rows, rule, gate))
             if any(fact(item.case, "perplexity") is not None for item in rows):
                 tables.append(_distributions(run, rows, rule.baseline))
     return tables
+
+
+def accuracy_gates() -> tuple[float, float]:
+    """What the accuracy claims need of relative accuracy, and the stricter gate beside it."""
+    rule, gate = _rule()
+    return gate, rule.strict
 
 
 def _rule() -> tuple[NonInferiority, float]:
@@ -32,7 +38,8 @@ def _rule() -> tuple[NonInferiority, float]:
     return next((item.rule, item.threshold) for item in load_claims() if isinstance(item.rule, NonInferiority))
 
 
-def _grouped(found: Sequence[Finding]) -> list[list[Finding]]:
+def grouped(found: Sequence[Finding]) -> list[list[Finding]]:
+    """By model, task and device."""
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for item in found:
         case = item.case.case
@@ -49,7 +56,7 @@ def _answers(run: Run, rows: Sequence[Finding], rule: NonInferiority, gate: floa
     titles = ("scheme", "stored", "÷bf16", "right %", "relative", _short(gate), _short(rule.strict))
     lines = tuple(_answers_line(item, (gate, rule.strict)) for item in rows)
     notes = (
-        _items(rows),
+        items_note(rows),
         "relative: right answers over those of the unquantised model on the same items, with its 95% interval",
         "yes: the whole interval clears the gate; no: none of it does; open: it takes more items",
         "stored: every weight and table as held, what stays unquantised included",
@@ -67,13 +74,14 @@ def _answers_line(item: Finding, gates: tuple[float, float]) -> tuple[Cell, ...]
         Cell(record.case.variant, hint=record.case.id),
         Cell(byte_size(stored)),
         Cell(significant(stored / wide) if stored and wide else DASH),
-        Cell(_percent(item.accuracy), hint=missing),
-        Cell(_ratio(item.relative), hint=missing),
-        *(_gate(item.relative, gate) for gate in gates),
+        Cell(percent_text(item.accuracy), hint=missing),
+        Cell(ratio_text(item.relative), hint=missing),
+        *(gate_cell(item.relative, gate) for gate in gates),
     )
 
 
-def _percent(found: Bounds | None) -> str:
+def percent_text(found: Bounds | None) -> str:
+    """A share in percent with its interval."""
     return DASH if found is None else f"{100 * found.value:.1f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
@@ -81,18 +89,20 @@ def _short(gate: float) -> str:
     return f"≥{gate:g}".replace("0.", ".")
 
 
-def _ratio(found: Bounds | None) -> str:
+def ratio_text(found: Bounds | None) -> str:
+    """A ratio with its interval."""
     return DASH if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def _gate(found: Bounds | None, gate: float) -> Cell:
+def gate_cell(found: Bounds | None, gate: float) -> Cell:
+    """Whether the interval clears the gate."""
     if found is None:
         return Cell(DASH)
     outcome = decide_outcome("at_least", gate, found.low, found.high)
     return Cell(_WORDS[outcome], mark=outcome.value)
 
 
-def _items(rows: Sequence[Finding]) -> str:
+def items_note(rows: Sequence[Finding]) -> str:
     """What was asked, from the first row that was answered."""
     for item in rows:
         task = item.case.details.get("task")

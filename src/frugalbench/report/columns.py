@@ -18,7 +18,7 @@ from frugalbench.analysis.judge import evidence_of, sources
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row, rows
 from frugalbench.report import safe
-from frugalbench.schema import Frozen, Role, Status, Tier, Verdict
+from frugalbench.schema import FirstStart, Frozen, Role, Status, Tier, Verdict
 
 
 class RunLine(Frozen, frozen=True, kw_only=True):
@@ -143,6 +143,16 @@ class RecordLine(Frozen, frozen=True, kw_only=True):
     """JSON: name to value, unit, tier, low, high, source; one line each in the table of facts."""
     details: str
     """JSON: curves, answers, histograms, node placement."""
+    first_load_s: float | None
+    """From the file to what the runtime can compile or call, in a fresh process."""
+    compile_s: float | None
+    """Conversion or compilation, without a cache."""
+    first_inference_s: float | None
+    """First call after that."""
+    compile_cached: bool | None
+    """Whether it was taken from a cache on disk; compile_s is then that of the build that filled it."""
+    cached_compile_s: float | None
+    """What compiling took in this start through that cache."""
 
 
 class SampleLine(Frozen, frozen=True, kw_only=True):
@@ -434,6 +444,7 @@ def _case_values(run: Run) -> Values:
 
 
 _CASE = attrgetter("id", "workload", "variant", "shape", "regime", "backend", "device", "dtype")
+_START = attrgetter(*FirstStart.__struct_fields__[:-1])
 _COST = attrgetter("token", "flop", "op", "weight_bytes", "traffic_bytes", "parameters", "active_parameters")
 
 
@@ -448,6 +459,7 @@ def _record_values(run: Run) -> Values:
             worker and worker.start_method, worker and worker.threads, record.load_s, record.pss_bytes,
             checked and checked.error, checked and checked.tolerance, warm and warm.calls, warm and warm.time_s,
             warm and warm.steady, _json(record.facts), _json(record.details),
+            *(_START(record.first_start) if record.first_start else (None,) * 5),
         )  # fmt: skip
 
 

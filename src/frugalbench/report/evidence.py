@@ -10,11 +10,14 @@ from typing import Any
 
 from frugalbench.analysis.claims import load_claims
 from frugalbench.analysis.energy import why_no_joules
+from frugalbench.analysis.first_start import started
 from frugalbench.analysis.formulas import formula_of
 from frugalbench.analysis.grounds import Grounds
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
+from frugalbench.analysis.placed import placed
 from frugalbench.analysis.statistics import counted, latest
+from frugalbench.report.first_start import start_lines
 from frugalbench.report.series import series, surroundings
 from frugalbench.report.tables import Cell, tier_text, why_absent
 from frugalbench.schema import Claim, Quantity, Record, Tier
@@ -25,6 +28,8 @@ MOST_TEXT = 2000
 MOST_FACTS = 24
 _PLACED = ("placement", "kernel", "kernels", "implementation", "runtime", "transport", "provider", "providers")
 """Details of a record that say what really ran."""
+_NODES = "placement"
+"""The one of them that is told node by node, where it holds nodes."""
 Line = tuple[str, str, str, str]
 """Name, text, how it was obtained (or why it is missing), tier."""
 
@@ -76,7 +81,8 @@ class Cases:
 
     def _case(self, row: Row, records: Sequence[Record]) -> dict[str, Any]:
         valid = [record for record in records if counted(record)]
-        lines = [[self.texts(part) for part in line] for line in case_lines(row, valid or records)]
+        told = [*case_lines(row, valid or records), *_first_start(records)]
+        lines = [[self.texts(part) for part in line] for line in told]
         found: dict[str, Any] = {"name": self.texts(row.case), "lines": lines}
         return found | (series(valid, row.time_s) if row.time_s else {})
 
@@ -136,8 +142,11 @@ def _energy(row: Row, records: Sequence[Record]) -> Iterator[Line]:
 
 def _placed(records: Sequence[Record]) -> Iterator[Line]:
     details = records[-1].details if records else {}
-    known = [f"{name}: {_flat(details[name])}" for name in _PLACED if details.get(name)]
-    yield _line("what ran where", "; ".join(known), "as recorded", "", "the record does not name its nodes or kernels")
+    nodes = placed(records[-1]) if records else None
+    names = [name for name in _PLACED if details.get(name) and not (nodes and name == _NODES)]
+    known = [f"{name}: {_flat(details[name])}" for name in names]
+    text = "; ".join([nodes.full, *known] if nodes else known)
+    yield _line("what ran where", text, "as recorded", "", "the record does not name its nodes or kernels")
 
 
 def _flat(value: Any) -> str:
@@ -164,6 +173,12 @@ def _process(row: Row, records: Sequence[Record]) -> Iterator[Line]:
         yield _line("no steady state", f"{row.unsteady} of {row.replicates} replicates", "warm-up was cut short")
     if row.flags:
         yield _line("seen in the times", row.flags, "")
+
+
+def _first_start(records: Sequence[Record]) -> Iterator[Line]:
+    start = started(records)
+    for name, text, how in start_lines(start) if start else ():
+        yield _line(name, text, how, Tier.MEASURED.value)
 
 
 def _causes(records: Sequence[Record]) -> str:

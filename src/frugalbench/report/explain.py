@@ -94,6 +94,8 @@ def _side_lines(item: Side) -> Iterator[str]:
     if item.tolerance is not None:
         error = "no error recorded" if item.error is None else f"error {item.error:.2e}"
         yield from _field("checked", f"{item.checked}: {error} of rms, {item.tolerance:.2e} allowed")
+    if item.placed:
+        yield from _field("ran on", item.placed)
 
 
 def _head(text: str) -> list[str]:

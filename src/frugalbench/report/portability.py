@@ -1,15 +1,17 @@
 """The matrix backend x graph, and the one page on a single model: what would stop you from moving it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.portability import NOT_RUN, PASS, Cell, Latency, Portability, cells, file_facts, portabilities
+from frugalbench.report.first_start import NOTES as FIRST_START_NOTES
+from frugalbench.report.first_start import backends_table, spanned
 from frugalbench.report.tables import Cell as Text
 from frugalbench.report.tables import Table
 from frugalbench.report.terminal import table_terminal
-from frugalbench.units import DASH, byte_size, seconds, significant
+from frugalbench.units import DASH, byte_size, significant
 
 WIDTH = 80
 SLOW = 0.5
@@ -20,20 +22,49 @@ _MATRIX_NOTES = (
     "anything but a number is the outcome; reasons stand in the table of failed cases",
 )
 
+_PLACEMENT_NOTES = (
+    "what ran; − nodes of the file that were fused, folded or dropped, + casts, copies and changes of layout that the "
+    "runtime put in; bytes copied between host and device in one call, where there are any",
+    "kernels, modules or one graph: the runtime tells no more of what it executes",
+)
+
 
 def portability_tables(runs: Sequence[Run]) -> list[Table]:
     """Per run the matrix and Φ of each graph; empty when no run has any."""
     found = [(run, [cell for cell in cells(run) if cell.backend != "any"]) for run in runs]
-    return [table for run, tried in found if tried for table in (_matrix(run, tried), _phi(run))]
+    made = [table for run, tried in found if tried for table in _run_tables(run, tried)]
+    return [table for table in made if table.rows]
+
+
+def _run_tables(run: Run, tried: Sequence[Cell]) -> tuple[Table, ...]:
+    return _matrix(run, tried), _phi(run), _placement(run, tried)
 
 
 def _matrix(run: Run, found: Sequence[Cell]) -> Table:
+    return _crossed(f"Graphs and backends ({run.manifest.name})", found, _cell, _MATRIX_NOTES)
+
+
+def _crossed(
+    title: str, found: Sequence[Cell], show: Callable[[Cell | None], Text], notes: tuple[str, ...]
+) -> Table:  # fmt: skip
+    """Graphs down, backends across."""
     backends = list(dict.fromkeys(cell.backend for cell in found))
     graphs = list(dict.fromkeys(cell.graph for cell in found))
     at = {(cell.graph, cell.backend): cell for cell in found}
-    rows = tuple((Text(graph), *(_cell(at.get((graph, name))) for name in backends)) for graph in graphs)
-    title = f"Graphs and backends ({run.manifest.name})"
-    return Table(title, (("graph", False), *((name, False) for name in backends)), rows, _MATRIX_NOTES, "onnx")
+    rows = tuple((Text(graph), *(show(at.get((graph, name))) for name in backends)) for graph in graphs)
+    return Table(title, (("graph", False), *((name, False) for name in backends)), rows, notes, "onnx")
+
+
+def _placement(run: Run, found: Sequence[Cell]) -> Table:
+    """What each runtime executed of each graph, as counts; operators and kernels in the hint."""
+    told = [cell for cell in found if cell.placed]
+    return _crossed(f"Nodes that ran ({run.manifest.name})", told, _nodes, _PLACEMENT_NOTES)
+
+
+def _nodes(cell: Cell | None) -> Text:
+    if cell is None or cell.placed is None:
+        return Text(DASH)
+    return Text(cell.placed.brief, mark="ok" if cell.as_asked else "failed", hint=cell.placed.full)
 
 
 def _cell(cell: Cell | None) -> Text:
@@ -74,12 +105,28 @@ def page(run: Run, absent: Mapping[str, str]) -> str:
     params = run.manifest.plan.comparisons[0].arms[0].cases[0].params
     parts = [_head(facts, params, found), "", table_terminal(_backends(found)).strip("\n"), ""]
     parts += ["asked: all compute ran where asked; share: speed over that of the fastest arm", ""]
+    parts += _starts(found) + _nodes_ran(found)
     parts += [f"Φ over {_count(item)} at {item.regime}: {phi_text(item)}" + _rest(item) for item in portabilities(run)]
     parts += ["", "What would stop you from moving this model"]
     stops = blockers(run)
     parts += [fill(f"- {line}", WIDTH, subsequent_indent="  ") for line in stops or ["nothing that was found here"]]
     parts += [fill(f"not tried: {name}: {why}", WIDTH, subsequent_indent="  ") for name, why in absent.items()]
     return "\n".join(parts) + "\n"
+
+
+def _starts(found: Sequence[Cell]) -> list[str]:
+    """What each backend needed before it gave its first answer."""
+    told = [(cell.backend, cell.start) for cell in found if cell.start]
+    if not told:
+        return []
+    lines = [fill(note, WIDTH, subsequent_indent="  ") for note in FIRST_START_NOTES]
+    return [table_terminal(backends_table(told)).strip("\n"), "", *lines, ""]
+
+
+def _nodes_ran(found: Sequence[Cell]) -> list[str]:
+    told = [f"{cell.backend} {cell.placed.brief}" for cell in found if cell.placed]
+    said = "what ran (− fused, folded or dropped nodes of the file, + put in by the runtime):"
+    return [*(fill(f"{said} {'; '.join(told)}", WIDTH, subsequent_indent="  ").splitlines()), ""] if told else []
 
 
 def _count(item: Portability) -> str:
@@ -152,13 +199,8 @@ def _rows(cell: Cell) -> Iterable[tuple[Text, ...]]:
 
 
 def time_text(item: Latency) -> str:
-    """Time per call with its interval, whose bounds show their unit only where it is another one."""
-    middle = seconds(item.time_s)
-    if item.low_s is None or item.high_s is None:
-        return middle
-    unit = middle.partition(" ")[2]
-    bounds = [text.removesuffix(f" {unit}") for text in (seconds(item.low_s), seconds(item.high_s))]
-    return f"{middle} [{', '.join(bounds)}]"
+    """Time per call with its interval."""
+    return spanned(item.time_s, item.low_s, item.high_s)
 
 
 def blockers(run: Run) -> list[str]:

@@ -61,6 +61,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.conformance import conformance_tables
     from frugalbench.report.emulated import emulated_tables
     from frugalbench.report.expert_parallel import expert_parallel_tables
+    from frugalbench.report.first_start import first_start_tables
     from frugalbench.report.foreign import foreign_tables
     from frugalbench.report.local_steps import local_steps_tables
     from frugalbench.report.pareto import pareto_tables
@@ -68,6 +69,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.quantized import quantized_tables
     from frugalbench.report.reach import reach_tables
     from frugalbench.report.saving import saving_tables
+    from frugalbench.report.task_parity import task_parity_tables
     from frugalbench.report.tax import tax_tables
     from frugalbench.report.whole_model import whole_model_tables
 
@@ -79,6 +81,8 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
         accuracy_tables,
         pareto_tables,
         portability_tables,
+        first_start_tables,
+        task_parity_tables,
         conformance_tables,
         collectives_tables,
         expert_parallel_tables,

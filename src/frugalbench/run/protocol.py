@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from frugalbench.config import Energy
-from frugalbench.schema import Arm, Artefact, Environment, Quantity, Reading, Verification, Warmup
+from frugalbench.schema import Arm, Artefact, Environment, FirstStart, Quantity, Reading, Verification, Warmup
 
 _LENGTH = struct.Struct("<Q")
 
@@ -124,6 +124,8 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     """Case ids of which loading found out all there is to know."""
     update_period_s: float | None = None
     """Slowest update period of the meters in reach; ``None`` without a measuring meter."""
+    first_starts: dict[str, FirstStart] = {}
+    """By case id, where the workload tells the steps of a start apart."""
 
 
 class Verified(msgspec.Struct, frozen=True, tag=True):

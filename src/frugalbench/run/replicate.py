@@ -603,6 +603,7 @@ class Replicate:
             pss_bytes=loaded.pss_bytes if loaded else None,
             facts={**(loaded.facts.get(name, {}) if loaded else {}), **item.facts},  # type: ignore[dict-item]
             details=loaded.details.get(name, {}) if loaded else {},
+            first_start=loaded.first_starts.get(name) if loaded else None,
         )
 
     @staticmethod

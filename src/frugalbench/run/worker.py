@@ -216,6 +216,7 @@ class Session:
             capped={name: bound.capped for name, bound in self.bound.items() if bound.capped},
             settled=tuple(name for name, bound in self.bound.items() if bound.settled),
             update_period_s=self._update_period_s(),
+            first_starts={name: bound.first_start for name, bound in self.bound.items() if bound.first_start},
         )
 
     def _update_period_s(self) -> float | None:

@@ -10,6 +10,7 @@ SPECS = {
     "onnx_model": "frugalbench.specs.onnx_model",
     "onnx_conformance": "frugalbench.specs.onnx_conformance",
     "onnx_graphs": "frugalbench.specs.onnx_graphs",
+    "onnx_task": "frugalbench.specs.onnx_task",
     "allreduce": "frugalbench.specs.allreduce",
     "expert_parallel": "frugalbench.specs.expert_parallel",
     "emulated_network": "frugalbench.specs.emulated_network",

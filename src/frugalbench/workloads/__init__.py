@@ -10,6 +10,7 @@ BUILDERS = {
     "onnx_model": "frugalbench.workloads.onnx_model",
     "onnx_conformance": "frugalbench.workloads.onnx_conformance",
     "onnx_graphs": "frugalbench.workloads.onnx_graphs",
+    "onnx_task": "frugalbench.workloads.onnx_task",
     "allreduce": "frugalbench.workloads.allreduce",
     "expert_parallel": "frugalbench.workloads.expert_parallel",
     "emulated_network": "frugalbench.workloads.emulated_network",

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from frugalbench.schema import Artefact, Case, Quantity
+from frugalbench.schema import Artefact, Case, FirstStart, Quantity
 from frugalbench.workloads.device import Device
 
 Arrays = dict[str, np.ndarray]
@@ -76,6 +76,8 @@ class Bound:
     """Why the case proved hopelessly slow while it was loaded; it is then recorded as capped and takes no turn."""
     settled: bool = False
     """Loading found out all there is to know: facts and details are the record, and nothing is verified or timed."""
+    first_start: FirstStart | None = None
+    """What came before the first answer, step by step, of the case that met the fresh process."""
 
 
 class Loaded(Protocol):

@@ -120,11 +120,12 @@ class LoadedGraph:
             rotation=rotation,
             synchronize=runnable.synchronize,
             device=device_of(case),
+            first_start=runnable.first_start if case.id == next(iter(self.feeds)) else None,
             against=case.params.get("reference", "the float64 answer of the torch module"),
             own_definition=(lambda index: self.exact.run(self.feeds[case.id][index])) if quantised else None,
             agreement=True,
             facts=self._facts(case),
-            details={**self._details(), **how},
+            details={**self._details(case), **how},
         )
 
     @cached_property
@@ -154,10 +155,13 @@ class LoadedGraph:
             facts["file_bytes"] = fact(size, "size of the ONNX file and its external data", "bytes")
         return facts
 
-    def _details(self) -> dict[str, Any]:
+    def _details(self, case: Case) -> dict[str, Any]:
+        placement, of_file = self.runnable.placement(), case.params.get("file") or self.details.get("export", {})
+        nodes = sum(of_file.get("operators", {}).values())
         return {
             **self.details,
-            "placement": self.runnable.placement().histogram(),
+            "placement": placement.histogram(),
+            "nodes": placement.summary(nodes or None),
             "runtime": self.runnable.details,
             "tolerance": SOURCE,
         }

@@ -89,6 +89,7 @@ class LoadedModel:
             rotation=rotation,
             synchronize=runnable.synchronize,
             device=device_of(case),
+            first_start=runnable.first_start if case.id == next(iter(self.feeds)) else None,
             facts=_facts(runnable, self.artefacts),
             details={
                 **self.details,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +24,19 @@ _PROBE_PENALTY = 0.05
 _PROBE_STEPS = 300
 _LEAST_SHARE = 1 / 8
 """Of the limit: before it is spent, a projection would rest on start-up costs and the machine's mood."""
+
+
+class Encoder(Protocol):
+    """As much of a network as embedding texts takes."""
+
+    @property
+    def encode(self) -> Callable[[Sequence[str]], list[list[int]]]:
+        """Token ids of each text."""
+        ...
+
+    def embed(self, ids_BS: np.ndarray, mask_BS: np.ndarray, /) -> np.ndarray:
+        """Sentence embeddings (B, D)."""
+        ...
 
 
 class TooSlow(Exception):
@@ -73,7 +87,7 @@ class Answers:
         return cls(arrays["correct"], arrays["starts"], arrays.get("loss"), **single)
 
 
-def text_batches(network: Network, texts: Sequence[str], size: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def text_batches(network: Encoder, texts: Sequence[str], size: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Numbers of the texts, ids and mask (B, S) of each batch: texts of like length together, padded to the longest."""
     encoded = network.encode(texts)
     if any(not ids for ids in encoded):
@@ -109,7 +123,7 @@ def check_batches(network: Network, split: Split, count: int) -> list[tuple[np.n
     return made
 
 
-def embeddings(network: Network, texts: Sequence[str], size: int, allowance: Allowance, every: int = 1) -> np.ndarray:
+def embeddings(network: Encoder, texts: Sequence[str], size: int, allowance: Allowance, every: int = 1) -> np.ndarray:
     """Float64 (I, D); of every ``every``-th batch only, where it is not 1, and NaN elsewhere."""
     batches = text_batches(network, texts, size)[::every]
     found: np.ndarray | None = None
@@ -167,7 +181,7 @@ def fit_probe(embedding_ID: np.ndarray, classes_I: np.ndarray, count: int) -> Pr
 
 
 def probe_of(
-    network: Callable[[], Network], key: Sequence[object], task: Task, split: Split, size: int, cache_dir: Path
+    network: Callable[[], Encoder], key: Sequence[object], task: Task, split: Split, size: int, cache_dir: Path
 ) -> Probe:
     """The probe of a task for an unquantised network, from ``cache_dir`` where it was fitted before."""
     name = hashlib.sha256(json.dumps([*map(str, key), split.digest, size, _PROBE_PENALTY]).encode()).hexdigest()[:16]
