@@ -80,8 +80,8 @@ def _scheme(point: Point, size: float, layers: int, step_s: float) -> wan.Exchan
 
 def _below(gbit_per_s: float) -> float:
     """The grid's point at or below."""
-    index = math.floor((math.log10(gbit_per_s) - GRID_LOW) / STEP + 1e-9)
-    return float(10 ** (GRID_LOW + STEP * min(max(index, 0), GRID_POINTS - 1)))
+    steps = min((math.log10(gbit_per_s) - GRID_LOW) / STEP + 1e-9, GRID_POINTS - 1)
+    return float(10 ** (GRID_LOW + STEP * max(math.floor(steps), 0)))
 
 
 def _ring(point: Point, constants: Mapping[str, float]) -> Guess | str:
