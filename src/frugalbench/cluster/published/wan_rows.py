@@ -21,7 +21,7 @@ MINUTE_ROUNDING_S = 30 / 3**0.5
 _FLOWS = re.compile(r"(\d{1,3}) connections")
 _COUNT = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _SECONDS = {"min": 60.0, "s": 1.0, "h": 3600.0}
-_EVERYWHERE = re.compile(r"\+|asia|global|intercontinental|\bna\+eu\b")
+_EVERYWHERE = re.compile(r"\+|asia|global|world|intercontinental|\bna\+eu\b")
 
 
 def parameters(text: str) -> float | None:
