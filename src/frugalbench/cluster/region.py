@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from frugalbench.cluster import parallel, splits, wan
+from frugalbench.cluster.layout import Split
 from frugalbench.cluster.ranges import Range, exact, propagate
 from frugalbench.cluster.topology import Cluster, Values, load
 from frugalbench.schema import Frozen, FrugalbenchError, Quantity, Tier
@@ -223,7 +224,7 @@ def _parameters(sites: Sites) -> float:
 
 
 @cache
-def _cut(sites: Sites) -> parallel.Split:
+def _cut(sites: Sites) -> Split:
     """The fastest cut of half a step inside a site at the central inputs."""
     cluster, shape = load(sites.cluster), splits.known_shape(sites.model)
     centre = {name: item.value for name, item in parallel.inputs(cluster, shape).items()}
