@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from frugalbench.cluster.published.constants import shipped
@@ -14,15 +14,16 @@ from frugalbench.cluster.published.predict import Prediction, predict
 
 SYSTEMS = (
     "8x A100-SXM 40GB", "DGX H100 NDR400 SuperPOD", "GB200 NVL72", "GB300 NVL72", "8x MI300X", "MI355X", "Gaudi2 HLS",
-    "A100 PCIe 80GB", "H100 PCIe", "H100 NVL pair", "p3dn.24xlarge V100", "p4d.24xlarge", "Perlmutter A100", "L40S PCIe4",
-    "Summit V100 EDR", "Frontier MI250X", "16x H100 2 nodes TCP 100GbE", "Ascend 910B", "CloudMatrix 384", "RTX 4090",
+    "A100 PCIe 80GB", "H100 PCIe", "H100 NVL pair", "p3dn.24xlarge V100", "p4d.24xlarge", "Perlmutter A100",
+    "L40S PCIe4", "Summit V100 EDR", "Frontier MI250X", "16x H100 2 nodes TCP 100GbE", "Ascend 910B", "CloudMatrix 384", "RTX 4090",
 )  # fmt: skip
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "broadcast", "reduce", "sendrecv")
 
 
 def point(system: str, work: str, devices: int | None, size: str, metric: str, unit: str, value: float = 1.0) -> Point:
     return Point(
-        id="X", system=system, work=work, devices=devices, size=size, metric=metric, value=value, unit=unit, printed="1.00"
+        id="X", system=system, work=work, devices=devices, size=size, metric=metric, value=value, unit=unit,
+        printed="1.00",
     )  # fmt: skip
 
 
@@ -30,24 +31,31 @@ def one(*what: object, **more: float) -> Prediction:
     return predict([point(*what, **more)])[0]  # type: ignore[arg-type]
 
 
+def known(found: Prediction) -> bool:
+    """Cards on a host's bus have no network of their own: more than one node of them has no prediction."""
+    return not found.reason.startswith("no rate of the network between nodes")
+
+
 scenes = given(st.sampled_from(SYSTEMS), st.sampled_from(OPERATIONS), st.sampled_from([2, 4, 8, 12, 16, 24, 72, 1024]))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @scenes
 def test_a_larger_message_never_takes_less_time(system: str, operation: str, devices: int) -> None:
     found = predict([point(system, operation, devices, str(2**n), "time", "us") for n in range(3, 37)])
     times = [p.predicted for p in found]
+    assume(known(found[0]))
     assert all(times), found[0].reason
     assert times == sorted(times)  # type: ignore[type-var]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @scenes
 def test_no_bus_bandwidth_beyond_the_link(system: str, operation: str, devices: int) -> None:
     """A switch that adds up saves half of the way; nothing else beats the wire of the node's cards or its links."""
     row = point(system, operation, devices, str(2**34), "busbw", "GB/s")
     where, (found,) = place(row), predict([row])
+    assume(known(found))
     assert found.predicted is not None and where.scaleup_bytes_per_s is not None
     most = where.scaleup_bytes_per_s * (2 if "switch" in found.reason else 1) / 1e9
     assert found.predicted <= most
@@ -55,10 +63,11 @@ def test_no_bus_bandwidth_beyond_the_link(system: str, operation: str, devices: 
         assert found.predicted <= where.scaleout_bytes_per_s * where.node / 1e9
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @scenes
 def test_an_unseen_system_is_never_surer_than_a_fitted_one(system: str, operation: str, devices: int) -> None:
     found = one(system, operation, devices, str(2**30), "busbw", "GB/s")
+    assume(known(found))
     assert found.predicted and found.low_80 and found.high_80 and found.low_95 and found.high_95
     seen = shipped().spread["table seen, bytes"]
     assert found.high_80 / found.predicted > 1 + seen.width_80 < found.predicted / found.low_80
@@ -77,7 +86,7 @@ def test_what_rests_on_farther_tables_is_never_narrower() -> None:
 words = st.text(max_size=30)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(words, words, st.integers(1, 10**9) | st.none(), words, words, st.sampled_from(["GB/s", "us", "%", "TFLOP/s"]))
 def test_no_text_is_too_odd(system: str, work: str, devices: int | None, size: str, metric: str, unit: str) -> None:
     for kind in (work, f"all_reduce {work}", f"8B training {work}", f"dispatch {work}", f"Streaming DiLoCo {work}"):

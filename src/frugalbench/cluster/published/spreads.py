@@ -59,7 +59,7 @@ NEARNESS = ("table seen", "device seen", "family only")
 
 
 def _never_narrower(spread: dict[str, Spread]) -> dict[str, Spread]:
-    """What rests on tables further away is at least as wide as what rests on nearer ones, whatever few residuals say."""
+    """What rests on tables further away is at least as wide as what rests on nearer ones."""
     found = dict(spread)
     for part in ("bytes", "start-up"):
         names = [f"{near}, {part}" for near in NEARNESS if f"{near}, {part}" in found]
