@@ -150,6 +150,9 @@ def test_coverage_and_modelled_rules():
     for claim in CLAIMS.values():
         if isinstance(claim.rule, Coverage):
             assert claim.regimes == ("all",)
+        if claim.modelled is not None:
+            assert (claim.modelled.workload, claim.modelled.variant) == ("cluster_model", claim.id)
+            assert "Modelled beside it, opting in" in claim.note and not isinstance(claim.rule, Modelled)
         if isinstance(claim.rule, Modelled):
             assert (claim.rule.workload, claim.rule.variant) == ("cluster_model", claim.id)
             assert claim.regimes == ("*",)

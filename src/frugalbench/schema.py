@@ -552,6 +552,8 @@ class Claim(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     flips: str
     """What would turn the verdict around."""
     rule: Rule
+    modelled: Modelled | None = None
+    """A second rule, under the same threshold, for what no machine at hand can measure; rows of its own."""
     note: str = ""
 
 

@@ -2,11 +2,12 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalbench.cluster import parallel, splits, training, trillion, whatif
-from frugalbench.cluster.parallel import Split
+from frugalbench.cli.main import main
+from frugalbench.cluster import parallel, splits, training, trillion, whatif, zero
+from frugalbench.cluster.layout import Split
 from frugalbench.cluster.published.constants import shipped
 from frugalbench.cluster.published.names import Place
 from frugalbench.cluster.published.training_rows import machine
@@ -58,7 +59,7 @@ def test_cutting_more_never_needs_more_memory(tensor: int, pipeline: int, expert
     assert (
         parallel.memory_bytes(KIMI, split(tensor=tensor, pipeline=pipeline, expert=2 * expert, recompute=True)) < base
     )
-    weights = KIMI.parameters / (tensor * pipeline) / expert * parallel.WEIGHT_BYTES
+    weights = KIMI.parameters / (tensor * pipeline) / expert * (zero.WEIGHT_BYTES + zero.GRADIENT_BYTES)
     assert base > weights
 
 
@@ -89,6 +90,88 @@ def test_the_search_returns_the_fastest_cut_and_only_cuts_that_fit() -> None:
         assert 0 < row.mfu.high < 1
     (chosen,) = whatif.cuts("uniform", "kimi-k2", None, Wanted(tensor=8, pipeline=16, data=8, expert=8))
     assert chosen.devices == 1024 and chosen.token_per_s.value <= rows[0].token_per_s.value
+
+
+ranks = st.sampled_from([2, 4, 8, 64, 512])
+
+
+@given(st.floats(1e6, 1e12), ranks)
+def test_what_a_stage_of_zero_sends_and_keeps(parameters: float, n: int) -> None:
+    """Volumes and bytes of the paper: 2, 2 and 3 times the parameters; 16 bytes fall to 4 + 12/n, 2 + 14/n and 16/n."""
+    sent = [zero.sent_bytes(parameters, n, stage, 1.0) for stage in zero.STAGES]
+    assert sent[0] == pytest.approx(2 * 2 * parameters * (n - 1) / n)
+    assert sent[1] == pytest.approx(sent[0]) and sent[2] == pytest.approx(1.5 * sent[0])
+    kept = [zero.state_bytes(parameters, n, stage) / parameters for stage in zero.STAGES]
+    assert kept == pytest.approx([4 + 12 / n, 2 + 14 / n, 16 / n])
+    assert all(zero.state_bytes(parameters, 2 * n, s) < zero.state_bytes(parameters, n, s) for s in zero.STAGES)
+    assert zero.sent_bytes(parameters, n, 1, 8.0) == sent[0]
+    assert zero.sent_bytes(parameters, n, 3, 8.0) == pytest.approx(8 * sent[2])
+
+
+@settings(deadline=None)
+@given(st.sampled_from([1, 2, 3]), st.sampled_from([1, 8]), st.sampled_from([512, 2048]))
+def test_memory_falls_with_stage_and_with_replicas(stage: int, expert: int, devices: int) -> None:
+    def need(stage: int, devices: int) -> float:
+        cut = split(zero=stage, expert=expert, devices=devices, batch=2 * devices, recompute=True)
+        return parallel.memory_bytes(KIMI, cut)
+
+    assert need(stage, 2 * devices) < need(stage, devices)
+    assert stage == 3 or need(stage + 1, devices) < need(stage, devices)
+
+
+def test_sharded_weights_cost_time_where_nothing_hides_them() -> None:
+    bare = values(DENSE, **{"training.overlap": 0.0, "training.gradient_bytes_per_parameter": 2.0})
+    cuts = [split(pipeline=1, interleave=1, batch=256, zero=stage) for stage in zero.STAGES]
+    assert cuts[0].microbatches == 1
+    first, second, third = (parallel.step(UNIFORM, DENSE, cut, bare).gradient_s for cut in cuts)
+    assert second == pytest.approx(first, rel=0.1) and third == pytest.approx(1.5 * first, rel=0.1)
+    assert parallel.exchanged_bytes(DENSE, cuts[2]) == pytest.approx(1.5 * parallel.exchanged_bytes(DENSE, cuts[0]))
+
+
+@settings(deadline=None)
+@given(st.sampled_from([2, 8, 32]), st.booleans(), st.sampled_from([KIMI, DENSE]))
+def test_zero_bubble_schedules_wait_less_and_only_the_second_holds_more(pipeline: int, recompute: bool, shape) -> None:
+    cuts = [
+        split(pipeline=pipeline, interleave=1, recompute=recompute, schedule=schedule)
+        for schedule in ("1f1b", "zb-h1", "zb-h2")
+    ]
+    bubbles = [parallel.step(UNIFORM, shape, cut, values(shape)).bubble_s for cut in cuts]
+    memory = [parallel.memory_bytes(shape, cut) for cut in cuts]
+    assert bubbles[0] > bubbles[1] > bubbles[2] >= 0
+    assert memory[0] == memory[1] < memory[2]
+
+
+def test_with_products_alone_the_bubbles_are_those_of_the_paper() -> None:
+    """``F = B = W``: 3, 1 and 0 of them for every stage but one."""
+    cut = split(pipeline=8, interleave=1)
+    weights_s = 1.0
+    found = [
+        parallel._bubble_s(msgspec.structs.replace(cut, schedule=schedule), 3 * weights_s, weights_s)
+        for schedule in ("1f1b", "zb-h1", "zb-h2")
+    ]
+    assert found == [21.0, 7.0, 0.0]
+
+
+def test_parts_of_a_sequence_gather_keys_and_values() -> None:
+    whole, parts = split(sequence=32768, batch=512), split(sequence=32768, batch=512, context=4)
+    before, after = (parallel.step(UNIFORM, DENSE, cut, values(DENSE)) for cut in (whole, parts))
+    assert before.context_s == 0 < after.context_s
+    assert after.products_s == pytest.approx(before.products_s)
+    assert parts.replicas == whole.data == 4 * parts.data and parts.microbatches == 4 * whole.microbatches
+    assert parallel.memory_bytes(DENSE, parts) < parallel.memory_bytes(DENSE, whole)
+    level = values(DENSE, **{"scale-out.bytes_per_s": 1e9})
+    assert parallel.step(UNIFORM, DENSE, parts, level).context_s > after.context_s
+
+
+def test_the_command_takes_them_and_tells_what_all_rows_share(capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["simulate", "uniform", "--model", "deepseek-llm-67b", "--devices", "512", "--tp", "8"]
+    assert main([*base, "--cp", "4", "--sequence", "32768", "--zero", "3", "--schedule", "zb-h1"]) == 0
+    said = capsys.readouterr().out
+    assert "All rows: CP 4, ZeRO 3, zb-h1." in said and "sequences of 32768" in said
+    assert main([*base, "--cp", "3"]) == 2
+    assert "4096 tokens do not divide by CP 3; use --sequence 4095" in capsys.readouterr().err
+    assert main(["simulate", "uniform", "--zero", "3"]) == 2
+    assert "--zero needs --model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

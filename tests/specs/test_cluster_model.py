@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from frugalbench import paths
+from frugalbench.analysis.claims import evaluate, load_claims
+from frugalbench.analysis.judge import Evidence
 from frugalbench.cluster import estimands, pool
 from frugalbench.cluster.hardware import hardware, prices
 from frugalbench.cluster.topology import load
-from frugalbench.schema import FrugalbenchError, Record, Status, Tier, decode_record, encode
+from frugalbench.schema import FrugalbenchError, Outcome, Record, Status, Tier, decode_record, encode
 from frugalbench.specs import cluster_model as spec
 from frugalbench.specs.base import Settings
 
@@ -39,7 +41,7 @@ def bounds(record: Record) -> tuple[float, float, float]:
 def test_every_case_gives_a_modelled_ratio_with_bounds_and_source() -> None:
     found = every()
     judged = {"net.decay", "net.supernode", "net.supernode_power", "net.cheap_power", "net.trillion", "net.hetero"}
-    assert {claim for claim, _ in found} == judged | {"net.memory_pool"}
+    assert {claim for claim, _ in found} == judged | {"net.memory_pool", "net.cross_region", spec.REGION}
     assert len({record.case.id for record in found.values()}) == len(found)
     for record in found.values():
         assert record.tier is Tier.MODELLED and record.comparison == "cluster_model" and record.replicate == 1
@@ -47,7 +49,7 @@ def test_every_case_gives_a_modelled_ratio_with_bounds_and_source() -> None:
         assert all(fact.source for fact in record.facts.values())
         assert all(name.startswith("published_") for name in published)
         assert decode_record(encode(record)) == record
-        if record.status is Status.OK:
+        if record.status is Status.OK and record.case.variant != spec.REGION:
             low, value, high = bounds(record)
             assert 0 < low <= value <= high
 
@@ -179,6 +181,33 @@ def test_inference_swings_with_the_number_of_devices(tmp_path: Path, devices: in
     assert ratio.low > 1 if holds else ratio.high < 1
 
 
+def test_every_judged_point_of_two_sites_gets_a_verdict_of_the_claims_second_rule() -> None:
+    found = [record for (variant, _), record in every().items() if variant == "net.cross_region"]
+    claim = next(item for item in load_claims() if item.id == "net.cross_region")
+    rows = {v.regime: v for v in evaluate(Evidence(records=tuple(found), machine="here"), [claim])}
+    emulated = {regime: rows.pop(regime) for regime in claim.regimes}
+    assert {v.verdict for v in emulated.values()} == {Outcome.NOT_TESTED}
+    assert {v.verdict for v in rows.values()} == {Outcome.SUPPORTED, Outcome.REFUTED, Outcome.INCONCLUSIVE}
+    assert rows.keys() == {record.case.regime for record in found} and len(rows) == 24
+    for record in found:
+        low, _, high = bounds(record)
+        least = record.facts["least_bit_per_s"]
+        rate, settled = record.case.params["bit_per_s"], rows[record.case.regime]
+        assert (low >= 0.95, high >= 0.95) == (rate >= least.high, rate >= least.low)
+        assert settled.tier is Tier.MODELLED and (settled.verdict is Outcome.SUPPORTED) == (low >= 0.95)
+
+
+def test_a_region_is_stored_whole_in_columns() -> None:
+    found = [record for (variant, _), record in every().items() if variant == spec.REGION]
+    assert [record.case.params["model"] for record in found] == [model for model, _ in spec.SITES]
+    for record in found:
+        grid, frontier = record.details["grid"], record.details["frontier"]
+        for plane in (grid, frontier):
+            assert plane["columns"].keys() == plane["units"].keys() and plane["value"] in plane["columns"]
+            assert len({len(values) for values in plane["columns"].values()}) == 1
+        assert len(grid["columns"]["kept"]) == 13 * len(frontier["columns"]["local_steps"])
+
+
 @pytest.mark.parametrize("figure", [estimands.PEAK, estimands.POWER])
 @pytest.mark.parametrize("system", spec.SYSTEMS)
 def test_a_recalled_figure_cannot_enter_a_ratio(monkeypatch: pytest.MonkeyPatch, system: str, figure: str) -> None:
@@ -204,6 +233,8 @@ def test_a_recalled_figure_cannot_enter_a_ratio(monkeypatch: pytest.MonkeyPatch,
         ({"claims": ["net.decoy"]}, "did you mean 'net.decay'"),
         ({"fragmented": ["fragmentd"]}, "did you mean 'fragmented'"),
         ({"uniform": 3}, "'uniform' must be a string"),
+        ({"wan_gbit": []}, "'wan_gbit' must hold positive numbers"),
+        ({"local_steps": [0]}, "'local_steps' must hold positive numbers"),
         ({"mixes": ["mixt"]}, "did you mean 'mixed'"),
         ({"mixes": ["slow-link"], "claims": ["net.hetero"]}, "needs two kinds of device"),
     ],

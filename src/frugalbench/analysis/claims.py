@@ -51,7 +51,22 @@ def claims_hash() -> str:
 
 def evaluate(evidence: Evidence, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
     """One or more verdicts for every claim, in the order of ``claims``."""
-    return tuple(item for claim in claims for item in _RULES[type(claim.rule)](claim, evidence))
+    return tuple(
+        item for claim in claims for item in (*_RULES[type(claim.rule)](claim, evidence), *_beside(claim, evidence))
+    )
+
+
+def under(claim: Claim, verdict: Verdict) -> Claim:
+    """The claim with the rule that gave the verdict: its second one for what was modelled."""
+    second = claim.modelled is not None and verdict.tier is Tier.MODELLED
+    return msgspec.structs.replace(claim, rule=claim.modelled) if second else claim
+
+
+def _beside(claim: Claim, evidence: Evidence) -> list[Verdict]:
+    """Rows of the second rule, where the run holds its records."""
+    if claim.modelled is None:
+        return []
+    return _modelled_rows(msgspec.structs.replace(claim, rule=claim.modelled), evidence)
 
 
 def _paired(claim: Claim, evidence: Evidence) -> list[Verdict]:
@@ -207,9 +222,16 @@ def _replicates(tried: dict[str, list[Record]]) -> int:
 def _modelled(claim: Claim, evidence: Evidence) -> list[Verdict]:
     rule = claim.rule
     assert isinstance(rule, Modelled)
+    return _modelled_rows(claim, evidence) or [
+        not_tested(claim, evidence, "all", evidence.absence(rule.workload, None))
+    ]
+
+
+def _modelled_rows(claim: Claim, evidence: Evidence) -> list[Verdict]:
+    rule = claim.rule
+    assert isinstance(rule, Modelled)
     wanted = [r for r in evidence.records if r.case.workload == rule.workload and r.case.variant == rule.variant]
-    verdicts = [_modelled_row(claim, evidence, record, rule.fact) for record in wanted]
-    return verdicts or [not_tested(claim, evidence, "all", evidence.absence(rule.workload, None))]
+    return [_modelled_row(claim, evidence, record, rule.fact) for record in wanted]
 
 
 def _modelled_row(claim: Claim, evidence: Evidence, record: Record, fact: str) -> Verdict:

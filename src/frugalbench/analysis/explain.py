@@ -5,6 +5,7 @@ the verdict, the records of its workload with what became of them, and the comma
 those of the functions that gave the verdict, never a second computation of them.
 """
 
+import dataclasses
 import difflib
 import shlex
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from frugalbench.analysis.chain import Asked, Chain, Explanation
-from frugalbench.analysis.claims import claims_hash, evaluate, load_claims
+from frugalbench.analysis.claims import claims_hash, evaluate, load_claims, under
 from frugalbench.analysis.explain_facts import coverage, equal_loss, exact, generic, modelled, non_inferiority, reached
 from frugalbench.analysis.explain_paired import paired_chain
 from frugalbench.analysis.judge import evidence_of
@@ -110,6 +111,7 @@ def _explanation(asked: Asked, chains: tuple[Chain, ...]) -> Explanation:
 
 def _chain(asked: Asked, verdict: Verdict) -> Chain:
     """The rule's own chain; the generic one for a kind without a function and for what was not tested."""
+    asked = dataclasses.replace(asked, claim=under(asked.claim, verdict))
     make = _KINDS.get(type(asked.claim.rule))
     found = make(asked, verdict) if make is not None and verdict.verdict is not Outcome.NOT_TESTED else None
     base = found or generic(asked, verdict)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from frugalbench.analysis import paired
 from frugalbench.analysis.chain import COUNTS, Asked, Chain, Flip
-from frugalbench.analysis.claims import load_claims
+from frugalbench.analysis.claims import load_claims, under
 from frugalbench.analysis.explain import repeat
 from frugalbench.analysis.explain_facts import coverage, equal_loss, exact, modelled, non_inferiority, reached
 from frugalbench.analysis.flips import flips
@@ -85,6 +85,7 @@ class Finder:
         claim = self.claims.get(verdict.claim)
         if claim is None or verdict.machine != self.evidence.machine:
             return None
+        claim = under(claim, verdict)
         asked = Asked(self.run, claim, self.evidence, self.lines)
         if verdict.verdict is Outcome.NOT_TESTED:
             return Grounds(self.number, repeat=repeat(asked, None)[0])

@@ -39,7 +39,7 @@ def text(claim: Claim) -> str:
 
 
 def _workloads(claim: Claim) -> list[str]:
-    """The rule's own workload, then those of arms beside it or of its groups."""
+    """The rule's own workload, then those of arms beside it, of its groups and of the claim's second rule."""
     rule = claim.rule
-    places = (rule, *getattr(rule, "beside", ()), *getattr(rule, "groups", ()))
+    places = (rule, *getattr(rule, "beside", ()), *getattr(rule, "groups", ()), claim.modelled)
     return list(dict.fromkeys(item.workload for item in places if getattr(item, "workload", "")))

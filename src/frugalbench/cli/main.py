@@ -237,6 +237,10 @@ def _simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.add_argument("--devices", type=int, metavar="N", help="of --model and --events; the file's unless given")
     for flag, what in (("tp", "tensor"), ("pp", "pipeline"), ("dp", "data"), ("ep", "expert")):
         command.add_argument(f"--{flag}", type=int, metavar="N", help=f"degree of {what} parallelism, with --model")
+    command.add_argument("--cp", type=int, metavar="N", help="with --model: ranks that share a sequence (1)")
+    command.add_argument("--sequence", type=int, metavar="N", help="with --model: tokens of a sequence (4096)")
+    command.add_argument("--zero", type=int, choices=(1, 2, 3), help="with --model: stage of ZeRO (1)")
+    command.add_argument("--schedule", choices=("1f1b", "zb-h1", "zb-h2"), help="with --model: of the pipeline (1f1b)")
     _events(command)
 
 

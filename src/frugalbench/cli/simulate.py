@@ -22,7 +22,8 @@ _COLUMNS = (
     ("exposed comm.", True),
 )
 
-_DEGREES = ("devices", "tp", "pp", "dp", "ep")
+_DEGREES = ("devices", "tp", "pp", "dp", "ep", "cp", "sequence")
+_OF_MODEL = (*_DEGREES, "zero", "schedule")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -44,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
     _refuse_scenes(arguments)
     if arguments.model is not None:
         return _cuts(arguments)
-    if given := [f"--{name}" for name in _DEGREES if getattr(arguments, name) is not None]:
+    if given := [f"--{name}" for name in _OF_MODEL if getattr(arguments, name) is not None]:
         other = ", or --events" if given[0] == "--devices" else ""
         raise FrugalbenchError(f"simulate: {given[0]} needs --model NAME, a shape of the package's list{other}")
     rows = [row for cluster in _clusters(arguments) for row in simulate(cluster)]
@@ -78,7 +79,10 @@ def _cuts(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise FrugalbenchError(f"simulate: --{name} must be at least 1, not {value}")
-    wanted = Wanted(tensor=arguments.tp, pipeline=arguments.pp, data=arguments.dp, expert=arguments.ep)
+    given = {"context": arguments.cp, "sequence": arguments.sequence, "zero": arguments.zero}
+    given |= {"schedule": arguments.schedule, "tensor": arguments.tp, "pipeline": arguments.pp, "data": arguments.dp}
+    given |= {"expert": arguments.ep}
+    wanted = Wanted(**{name: value for name, value in given.items() if value is not None})
     each = [cuts(cluster, arguments.model, arguments.devices, wanted) for cluster in _clusters(arguments)]
     tables, found = [_cut_table(rows) for rows in each], [row for rows in each for row in rows]
     if arguments.chart:
@@ -90,9 +94,16 @@ def _cuts(arguments: argparse.Namespace) -> int:
     print(
         f"Modelled; value [low, high]. {found[0].batch_token} tokens a step, sequences of {found[0].sequence_token}.\n"
         f"GB: of {found[0].memory_limit_bytes / 1e9:.0f} a device. exposed: communication that nothing hides.\n"
-        "v: chunks of layers a device. +: activations computed again."
+        f"v: chunks of layers a device. +: activations computed again.{_asked(found[0])}"
     )
     return 0
+
+
+def _asked(cut: Cut) -> str:
+    """What all rows share and no column shows."""
+    if (cut.context, cut.zero, cut.schedule) == (1, 1, "1f1b"):
+        return ""
+    return f"\nAll rows: CP {cut.context}, ZeRO {cut.zero}, {cut.schedule}."
 
 
 def _cut_table(found: list[Cut]) -> Table:

@@ -42,6 +42,16 @@ def all_reduce_s(size_bytes: float, spans: list[Span]) -> float:
     return around_s + all_reduce_s(shard_bytes, outer)
 
 
+def shards_s(size_bytes: float, spans: list[Span]) -> float:
+    """Seconds of a reduce-scatter or an all-gather of ``size_bytes`` in all: they move the same over the same hops."""
+    used = [span for span in spans if span.ranks > 1]
+    inner, outer = used[:2], used[2:]
+    if not outer:
+        return _flat_s("all_gather", size_bytes, inner)
+    shard_bytes = size_bytes / math.prod(span.ranks for span in inner)
+    return _flat_s("all_gather", size_bytes, inner) + shards_s(shard_bytes, outer)
+
+
 def all_to_all_s(size_bytes: float, spans: list[Span]) -> float:
     """Seconds in which each rank sends ``size_bytes``, spread evenly over all ranks, its own share included.
 

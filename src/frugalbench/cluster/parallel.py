@@ -1,17 +1,22 @@
-"""A training step of a published shape on a cluster under tensor, pipeline, data and expert parallelism.
+"""A training step of a published shape on a cluster under tensor, pipeline, data, context and expert parallelism.
 
 ``step = (m + (p - 1) / v) x slowest stage + exposed sends between stages + exposed gradient exchange + optimizer``: see
 :mod:`frugalbench.cluster.training`, whose fitted constants hold here too, for one pipeline of ``m`` microbatches, ``p``
 stages and ``v`` chunks a device. On top of it come mixtures of experts: the busiest rank of an expert group sets the
 pace of products and exchanges, tokens cross the group twice a pass, and gradients of experts meet only their copies.
-Optimizer state is sharded over the replicas (ZeRO stage 1). Products of small groups of tokens run at the rate of
-large ones here, and nothing fails: both flatter.
+What is stored and exchanged under ZeRO: :mod:`frugalbench.cluster.zero`. Zero-bubble schedules (arXiv 2401.10241,
+table 2): with ``F``, ``B`` and ``W`` for forward, gradients of inputs and of weights, the bubble of ``p`` stages is
+``(p - 1)(F + B + W)`` under 1F1B, ``(p - 1)(F + B - W)`` in ZB-H1 and ``(p - 1)(F + B - 2W)`` in ZB-H2, which holds the
+activations of ``2p - 1`` microbatches. Context parallelism cuts a sequence over ranks that gather each other's keys and
+values in every layer (arXiv 2407.21783, section 3.3.2), and their gradients back.
+Products of small groups of tokens run at the rate of large ones here, and nothing fails: both flatter.
 """
 
 import math
 
-from frugalbench.cluster import training
-from frugalbench.cluster.collectives import Span, all_reduce_s, all_to_all_s
+from frugalbench.cluster import training, zero
+from frugalbench.cluster.collectives import Span, all_reduce_s, all_to_all_s, shards_s
+from frugalbench.cluster.layout import Split
 from frugalbench.cluster.published.constants import shipped
 from frugalbench.cluster.published.training_rows import USUAL_SHARE
 from frugalbench.cluster.ranges import Range, exact
@@ -19,51 +24,12 @@ from frugalbench.cluster.topology import Cluster, Values
 from frugalbench.schema import Frozen
 from frugalbench.specs.shapes import ModelShape
 
-WEIGHT_BYTES, OPTIMIZER_BYTES = 4.0, 12.0
-"""Weights and gradients of every replica, and master copy and two moments, sharded: bytes per parameter."""
+KV_BYTES = 2
+"""Of a key or value that is sent."""
 ACTIVATION_BYTES = 34.0
 """Per token, layer and hidden value with fused attention and sequence parallelism (arXiv 2205.05198)."""
 ROUTED_BYTES = 4.0
 """Per token, chosen expert and hidden value: the copy that is sent and the one that comes back."""
-
-
-class Split(Frozen, frozen=True, kw_only=True):
-    """How one step is cut over devices."""
-
-    devices: int
-    sequence: int
-    """Tokens."""
-    batch: int
-    """Sequences of one step over all devices."""
-    tensor: int = 1
-    pipeline: int = 1
-    expert: int = 1
-    """Replicas that share the experts of a layer between them."""
-    micro: int = 1
-    interleave: int = 1
-    recompute: bool = False
-    pipeline_inner: bool = False
-    """Stages of one pipeline lie side by side, replicas apart; else replicas lie side by side."""
-
-    @property
-    def data(self) -> int:
-        """Replicas."""
-        return self.devices // (self.tensor * self.pipeline)
-
-    @property
-    def microbatches(self) -> float:
-        """Per pipeline and step."""
-        return self.batch / (self.data * self.micro)
-
-    @property
-    def stage_stride(self) -> int:
-        """Devices between a stage and the next."""
-        return self.tensor * (1 if self.pipeline_inner else self.data)
-
-    @property
-    def replica_stride(self) -> int:
-        """Devices between a replica and the next."""
-        return self.tensor * (self.pipeline if self.pipeline_inner else 1)
 
 
 class Share(Frozen, frozen=True, kw_only=True):
@@ -74,6 +40,8 @@ class Share(Frozen, frozen=True, kw_only=True):
     tensor_s: float
     expert_s: float
     """Exchange of tokens between experts that does not hide."""
+    context_s: float
+    """Keys and values gathered from the other parts of a sequence, and their gradients."""
     bubble_s: float
     stages_s: float
     """Sends between stages that do not hide."""
@@ -92,7 +60,7 @@ class Share(Frozen, frozen=True, kw_only=True):
     @property
     def exposed_s(self) -> float:
         """Communication that nothing hides."""
-        return self.tensor_s + self.expert_s + self.stages_s + self.gradient_s
+        return self.tensor_s + self.expert_s + self.context_s + self.stages_s + self.gradient_s
 
     @property
     def token_per_s(self) -> float:
@@ -142,10 +110,11 @@ def step(cluster: Cluster, shape: ModelShape, split: Split, values: Values) -> S
     software, m = values["software"], split.microbatches
     products = software * _products_s(shape, split, values, passes)
     memory = software * layers * _traffic_s(shape, split, values, passes)
-    plane = 2.0 * split.micro * split.sequence * shape.d_model
+    plane = 2.0 * split.token * shape.d_model
     tensor = layers * passes * 2 * all_reduce_s(plane, cluster.spans(1, split.tensor, values))
     expert = layers * _expert_s(cluster, shape, split, values, plane, passes) * (1 - values.get("experts.overlap", 0.0))
-    stage = products + memory + tensor + expert
+    context = layers * _context_s(cluster, shape, split, values, passes)
+    stage = products + memory + tensor + expert + context
     sends = split.interleave * 2 * _send_s(plane / split.tensor, _link(cluster, split, values))
     gradients = _gradient_s(cluster, shape, split, values)
     return Share(
@@ -153,9 +122,10 @@ def step(cluster: Cluster, shape: ModelShape, split: Split, values: Values) -> S
         memory_s=m * memory,
         tensor_s=m * tensor,
         expert_s=m * expert,
-        bubble_s=(split.pipeline - 1) / split.interleave * stage,
+        context_s=m * context,
+        bubble_s=_bubble_s(split, stage, software * _weights_s(shape, split, values)),
         stages_s=m * _exposed_s(sends, stage, values) if split.pipeline > 1 else 0.0,
-        gradient_s=_exposed_s(gradients, m * stage * 2 / 3, values),
+        gradient_s=_exposed_s(gradients, m * stage * (1 if split.zero == 3 else 2 / 3), values),
         optimizer_s=_optimizer_s(shape, split, values),
         token=float(split.batch * split.sequence),
         flop=split.batch * split.sequence * flop_per_token(shape, split.sequence),
@@ -175,12 +145,22 @@ def flop_per_token(shape: ModelShape, sequence: int) -> float:
 def memory_bytes(shape: ModelShape, split: Split) -> float:
     """Per device: states and the activations of the first stage, which holds most microbatches."""
     common, experts = _own_parameters(shape, split)
-    states = (common + experts) * WEIGHT_BYTES
-    states += OPTIMIZER_BYTES * (common / split.data + experts / max(split.data / split.expert, 1.0))
-    held = min(split.microbatches, split.pipeline)
+    layers = math.ceil(shape.n_layers / split.pipeline)
+    states = zero.state_bytes(common, split.replicas, split.zero) + zero.state_bytes(experts, split.copies, split.zero)
+    if split.zero == 3:
+        states += zero.gathered_bytes(common, layers, split.replicas)
+        states += zero.gathered_bytes(experts, layers, split.copies)
+    deepest = 2 * split.pipeline - 1 if split.schedule == "zb-h2" else split.pipeline
     kept = 2.0 if split.recompute else _activation_bytes(shape)
-    plane = split.micro * split.sequence * shape.d_model / split.tensor
-    return states + held * math.ceil(shape.n_layers / split.pipeline) * kept * plane
+    plane = split.token * shape.d_model / split.tensor
+    return states + min(split.microbatches, deepest) * layers * kept * plane
+
+
+def exchanged_bytes(shape: ModelShape, split: Split) -> float:
+    """Bytes of gradients and weights that a device sends in a step, at two bytes a parameter."""
+    common, experts = _own_parameters(shape, split)
+    groups = ((common, split.replicas), (experts, split.copies))
+    return sum(zero.sent_bytes(own, ranks, split.zero, split.microbatches) for own, ranks in groups)
 
 
 def expert_parameters(shape: ModelShape) -> int:
@@ -207,8 +187,24 @@ def _products_s(shape: ModelShape, split: Split, values: Values, passes: float) 
     busy = values["experts.imbalance"] if split.expert > 1 else 1.0
     weights = shape.active_parameters + routed * (busy - 1)
     flop = 2 * weights + shape.n_layers * _core_flop(shape, split.sequence)
-    share = math.ceil(shape.n_layers / split.pipeline) / shape.n_layers / split.tensor
-    return passes * split.micro * split.sequence * flop * share / values["device.product_flop_per_s"]
+    return passes * split.token * flop * _share(shape, split) / values["device.product_flop_per_s"]
+
+
+def _share(shape: ModelShape, split: Split) -> float:
+    """Of the model's products, one device's."""
+    return math.ceil(shape.n_layers / split.pipeline) / shape.n_layers / split.tensor
+
+
+def _weights_s(shape: ModelShape, split: Split, values: Values) -> float:
+    """``W``: the gradients of the weights of one microbatch in one stage; the core of attention has none."""
+    flop = 2 * shape.active_parameters * split.token * _share(shape, split)
+    return flop / values["device.product_flop_per_s"]
+
+
+def _bubble_s(split: Split, stage_s: float, weights_s: float) -> float:
+    """Zero-bubble schedules move ``W`` into the waiting: once the same as ``B`` saves, twice with more in flight."""
+    moved = {"1f1b": 0.0, "zb-h1": 2 * weights_s, "zb-h2": 3 * weights_s}[split.schedule]
+    return (split.pipeline - 1) / split.interleave * max(stage_s - moved, 0.0)
 
 
 def _activation_bytes(shape: ModelShape) -> float:
@@ -217,7 +213,7 @@ def _activation_bytes(shape: ModelShape) -> float:
 
 
 def _traffic_s(shape: ModelShape, split: Split, values: Values, passes: float) -> float:
-    plane = split.micro * split.sequence * shape.d_model / split.tensor
+    plane = split.token * shape.d_model / split.tensor
     moved = shipped().training.traffic * passes / 3 * _activation_bytes(shape) * plane
     return moved / values["device.memory_bytes_per_s"]
 
@@ -237,6 +233,15 @@ def _expert_s(
     return sparse * (passes - 1) * 2 * all_to_all_s(sent, group)
 
 
+def _context_s(cluster: Cluster, shape: ModelShape, split: Split, values: Values, passes: float) -> float:
+    """Mean over layers: keys and values gathered forward, backward and in recomputation, gradients scattered once."""
+    if split.context < 2:
+        return 0.0
+    heads = 1 if shape.kv_lora_rank else min(split.tensor, max(shape.n_kv_heads, 1))
+    size = split.micro * split.sequence * shape.kv_bytes_per_token(KV_BYTES) / shape.n_layers / heads
+    return passes * shards_s(size, cluster.spans(split.replica_stride, split.context, values))
+
+
 def _link(cluster: Cluster, split: Split, values: Values) -> Span | None:
     """The widest-reaching level that a stage's neighbours are joined by."""
     crossed = [s for s in cluster.spans(split.stage_stride, split.pipeline, values) if s.ranks > 1]
@@ -248,12 +253,21 @@ def _send_s(size_bytes: float, link: Span | None) -> float:
 
 
 def _gradient_s(cluster: Cluster, shape: ModelShape, split: Split, values: Values) -> float:
-    common, experts = (n * values["training.gradient_bytes_per_parameter"] for n in _own_parameters(shape, split))
-    stride, copies = split.replica_stride, max(split.data // split.expert, 1)
-    own_s = all_reduce_s(common, cluster.spans(stride, split.data, values))
+    common, experts = _own_parameters(shape, split)
+    stride = split.replica_stride
+    own_s = _shared_s(common, cluster.spans(stride, split.replicas, values), split, values)
     if not experts:
         return own_s
-    return own_s + all_reduce_s(experts, cluster.spans(stride * split.expert, copies, values))
+    return own_s + _shared_s(experts, cluster.spans(stride * split.expert, split.copies, values), split, values)
+
+
+def _shared_s(parameters: float, spans: list[Span], split: Split, values: Values) -> float:
+    """Gradients added up, and weights spread, over the ranks that share them."""
+    gradients = parameters * values["training.gradient_bytes_per_parameter"]
+    if split.zero == 1:
+        return all_reduce_s(gradients, spans)
+    scatters, gathers = zero.passes(split.zero, split.microbatches)
+    return scatters * shards_s(gradients, spans) + gathers * shards_s(parameters * zero.WEIGHT_BYTES, spans)
 
 
 def _exposed_s(total_s: float, behind_s: float, values: Values) -> float:
@@ -264,5 +278,5 @@ def _exposed_s(total_s: float, behind_s: float, values: Values) -> float:
 
 def _optimizer_s(shape: ModelShape, split: Split, values: Values) -> float:
     common, experts = _own_parameters(shape, split)
-    own = common / split.data + experts / max(split.data / split.expert, 1.0)
+    own = common / split.replicas + experts / split.copies
     return own * training.OPTIMIZER_TRAFFIC / values["device.memory_bytes_per_s"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from frugalbench.cluster import parallel
 from frugalbench.cluster.hardware import nearest
-from frugalbench.cluster.parallel import Split
+from frugalbench.cluster.layout import Schedule, Split
 from frugalbench.cluster.topology import Cluster, Values
 from frugalbench.schema import Frozen, FrugalbenchError
 from frugalbench.specs.shapes import ModelShape, load_shapes
@@ -25,6 +25,11 @@ class Wanted(Frozen, frozen=True, kw_only=True):
     pipeline: int | None = None
     data: int | None = None
     expert: int | None = None
+    context: int = 1
+    zero: int = 1
+    schedule: Schedule = "1f1b"
+    sequence: int = SEQUENCE
+    """Tokens."""
 
 
 def known_shape(name: str) -> ModelShape:
@@ -66,8 +71,10 @@ def ranked(cluster: Cluster, shape: ModelShape, splits: list[Split], values: Val
 def described(split: Split) -> str:
     """The degrees in a few words."""
     degrees = f"TP {split.tensor}, PP {split.pipeline}, DP {split.data}, EP {split.expert}"
+    more = f", CP {split.context}" * (split.context > 1) + f", ZeRO {split.zero}" * (split.zero > 1)
+    more += f", {split.schedule}" * (split.schedule != "1f1b")
     again = ", recomputed" if split.recompute else ""
-    return f"{degrees}, {split.micro} x {split.sequence} tokens a microbatch, {split.interleave} chunks{again}"
+    return f"{degrees}{more}, {split.micro} x {split.sequence} tokens a microbatch, {split.interleave} chunks{again}"
 
 
 def check(cluster: Cluster, shape: ModelShape, devices: int, batch: int, wanted: Wanted) -> None:
@@ -76,10 +83,14 @@ def check(cluster: Cluster, shape: ModelShape, devices: int, batch: int, wanted:
     tensor = [n for n in _divisors(shape.n_heads) if n <= domain]
     _among("TP", wanted.tensor, tensor, f"{shape.n_heads} heads in a scale-up domain of {domain} devices")
     _among("PP", wanted.pipeline, range(1, shape.n_layers + 1), f"{shape.n_layers} layers")
-    cut = (wanted.tensor or 1) * (wanted.pipeline or 1) * (wanted.data or 1)
+    if wanted.context < 1 or wanted.sequence % wanted.context:
+        near = max(1, round(wanted.sequence / wanted.context)) * wanted.context
+        raise FrugalbenchError(f"{wanted.sequence} tokens do not divide by CP {wanted.context}; use --sequence {near}")
+    cut = (wanted.tensor or 1) * (wanted.pipeline or 1) * (wanted.data or 1) * wanted.context
     if devices % cut or (wanted.data and wanted.tensor and wanted.pipeline and devices != cut):
         near = max(1, round(devices / cut)) * cut
-        raise FrugalbenchError(f"{devices} devices do not divide into TP x PP x DP = {cut}; use --devices {near}")
+        product = "TP x PP x DP" + " x CP" * (wanted.context > 1)
+        raise FrugalbenchError(f"{devices} devices do not divide into {product} = {cut}; use --devices {near}")
     if wanted.data is not None and wanted.data > batch:
         raise FrugalbenchError(f"{wanted.data} replicas are more than the {batch} sequences of a step; use {batch}")
     if wanted.expert is None:
@@ -87,7 +98,7 @@ def check(cluster: Cluster, shape: ModelShape, devices: int, batch: int, wanted:
     if not shape.n_experts:
         _among("EP", wanted.expert, [1], f"{shape.model}, which has no experts")
         return
-    replicas = wanted.data or devices // cut
+    replicas = (wanted.data or devices // cut) * wanted.context
     _among("EP", wanted.expert, [n for n in _divisors(shape.n_experts) if replicas % n == 0], _experts(shape, replicas))
 
 
@@ -103,18 +114,19 @@ def _among(name: str, value: int | None, valid: "range | list[int]", what: str) 
 
 def _every(cluster: Cluster, shape: ModelShape, devices: int, batch: int, wanted: Wanted) -> Iterator[Split]:
     for tensor, pipeline in itertools.product(_tensors(cluster, shape, wanted), _pipelines(shape, wanted)):
-        data, left = divmod(devices, tensor * pipeline)
+        data, left = divmod(devices, tensor * pipeline * wanted.context)
         if left or data < 1 or (wanted.data not in (None, data)):
             continue
         for expert, micro, interleave in itertools.product(
-            _degrees(shape, data, wanted), _powers(MOST_MICRO), _chunks(shape, pipeline)
+            _degrees(shape, data * wanted.context, wanted), _powers(MOST_MICRO), _chunks(shape, pipeline, wanted)
         ):
             if batch % (data * micro):
                 continue
             for recompute, inner in itertools.product((False, True), (False, True) if pipeline > 1 else (False,)):
                 yield Split(
-                    devices=devices, sequence=SEQUENCE, batch=batch, tensor=tensor, pipeline=pipeline, expert=expert,
-                    micro=micro, interleave=interleave, recompute=recompute, pipeline_inner=inner,
+                    devices=devices, sequence=wanted.sequence, batch=batch, tensor=tensor, pipeline=pipeline,
+                    expert=expert, context=wanted.context, zero=wanted.zero, schedule=wanted.schedule, micro=micro,
+                    interleave=interleave, recompute=recompute, pipeline_inner=inner,
                 )  # fmt: skip
 
 
@@ -129,13 +141,16 @@ def _pipelines(shape: ModelShape, wanted: Wanted) -> list[int]:
     return [wanted.pipeline] if wanted.pipeline is not None else _powers(min(shape.n_layers, MOST_PIPELINE))
 
 
-def _degrees(shape: ModelShape, data: int, wanted: Wanted) -> list[int]:
+def _degrees(shape: ModelShape, replicas: int, wanted: Wanted) -> list[int]:
     if wanted.expert is not None:
-        return [wanted.expert] if data % wanted.expert == 0 else []
-    return [n for n in _powers(min(data, shape.n_experts or 1, MOST_EXPERT)) if (shape.n_experts or 1) % n == 0]
+        return [wanted.expert] if replicas % wanted.expert == 0 else []
+    return [n for n in _powers(min(replicas, shape.n_experts or 1, MOST_EXPERT)) if (shape.n_experts or 1) % n == 0]
 
 
-def _chunks(shape: ModelShape, pipeline: int) -> list[int]:
+def _chunks(shape: ModelShape, pipeline: int, wanted: Wanted) -> list[int]:
+    """Zero-bubble schedules have one chunk of layers a device."""
+    if wanted.schedule != "1f1b":
+        return [1]
     return [n for n in INTERLEAVES if n == 1 or (1 < pipeline * n <= shape.n_layers and pipeline > 1)]
 
 

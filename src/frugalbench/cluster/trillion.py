@@ -6,7 +6,7 @@ Each fabric gets the cut that is fastest there at the central inputs; the bounds
 from functools import cache
 
 from frugalbench.cluster import model, parallel, splits
-from frugalbench.cluster.parallel import Split
+from frugalbench.cluster.layout import Split
 from frugalbench.cluster.ranges import Range, propagate
 from frugalbench.cluster.topology import Cluster, Values, load
 from frugalbench.schema import Quantity

@@ -6,6 +6,8 @@ backward pass ends and must be there when its next forward pass begins; transfer
 layers.
 """
 
+import math
+
 from frugalbench.schema import Frozen
 
 FORWARD = 1 / 3
@@ -28,6 +30,13 @@ class Exchange(Frozen, frozen=True, kw_only=True):
     overlap_steps: int = 0
     """Steps by which the arrival may lag."""
     replicas: int = 2
+    latency_s: float = 0.0
+    """What an exchange takes besides its bytes: between two sites a round trip, for the sum and for what comes back."""
+
+    @property
+    def fragments(self) -> int:
+        """Parts of the model that the streaming variant sends at steps of their own."""
+        return max(1, round(self.layers / FRAGMENT_LAYERS))
 
     @property
     def traffic_bit(self) -> float:
@@ -39,13 +48,12 @@ def exposed_s(scheme: Exchange, bit_per_s: float) -> float:
     """Seconds of communication per exchange period of ``every`` steps that no computation hides."""
     if not scheme.streaming:
         hidden = (1 - FORWARD) * scheme.step_s * (1 - 1 / scheme.layers) + scheme.overlap_steps * scheme.step_s
-        wait = scheme.traffic_bit / bit_per_s - hidden
-        last = scheme.traffic_bit / scheme.layers / bit_per_s if not scheme.overlap_steps else 0.0
+        wait = scheme.latency_s + scheme.traffic_bit / bit_per_s - hidden
+        last = scheme.latency_s + scheme.traffic_bit / scheme.layers / bit_per_s if not scheme.overlap_steps else 0.0
         return max(wait, last)
-    fragments = max(1, round(scheme.layers / FRAGMENT_LAYERS))
-    sent_s = scheme.traffic_bit / fragments / bit_per_s
+    sent_s = scheme.latency_s + scheme.traffic_bit / scheme.fragments / bit_per_s
     lag_s = scheme.overlap_steps * scheme.step_s
-    slack_s = [_middle(i, scheme.layers) * scheme.step_s + lag_s for i in range(fragments)]
+    slack_s = [_middle(i, scheme.layers) * scheme.step_s + lag_s for i in range(scheme.fragments)]
     return sum(max(sent_s - slack, 0.0) for slack in slack_s)
 
 
@@ -61,7 +69,12 @@ def utilisation(scheme: Exchange, bit_per_s: float) -> float:
 
 
 def bit_per_s_for(scheme: Exchange, share: float, low: float = 1e3, high: float = 1e24) -> float:
-    """Least bandwidth at which ``share`` of the time computes; bisection, since utilisation grows with bandwidth."""
+    """Least bandwidth at which ``share`` of the time computes; bisection, since utilisation grows with bandwidth.
+
+    Infinite where the latency alone costs more than that.
+    """
+    if utilisation(scheme, high) < share:
+        return math.inf
     for _ in range(120):
         middle = (low * high) ** 0.5
         low, high = (low, middle) if utilisation(scheme, middle) >= share else (middle, high)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from frugalbench.cluster import parallel, splits
-from frugalbench.cluster.parallel import Share, Split
+from frugalbench.cluster.layout import Split
+from frugalbench.cluster.parallel import Share
 from frugalbench.cluster.ranges import Range, propagate
 from frugalbench.cluster.splits import Wanted
 from frugalbench.cluster.topology import Cluster, Values, load
@@ -23,6 +24,12 @@ class Cut(Frozen, frozen=True, kw_only=True):
     pipeline: int
     data: int
     expert: int
+    context: int
+    """Ranks that share a sequence."""
+    zero: int
+    """Stage of ZeRO."""
+    schedule: str
+    """Of the pipeline: ``1f1b``, ``zb-h1`` or ``zb-h2``."""
     micro: int
     """Sequences of a microbatch."""
     interleave: int
@@ -35,6 +42,8 @@ class Cut(Frozen, frozen=True, kw_only=True):
     exposed_share: Range
     """Communication that nothing hides, over the step."""
     bubble_share: Range
+    exchanged_bytes: float
+    """Gradients and weights that a device sends in a step."""
     memory_bytes: float
     """Weights, gradients, optimizer and activations of one device."""
     memory_limit_bytes: float
@@ -50,7 +59,7 @@ def cuts(cluster: str | Path, model: str, devices: int | None, wanted: Wanted) -
     count = devices or _product(wanted) or found.last_devices
     if not 1 <= count <= found.last_devices:
         raise FrugalbenchError(f"{count} devices: '{found.name}' has 1 to {found.last_devices}")
-    batch = max(1, round(found.training.batch_token.value / splits.SEQUENCE))
+    batch = max(1, round(found.training.batch_token.value / wanted.sequence))
     every = splits.candidates(found, shape, count, batch, wanted)
     centre = {name: item.value for name, item in parallel.inputs(found, shape).items()}
     ranked = splits.ranked(found, shape, every, centre)[:MOST_ROWS]
@@ -58,9 +67,9 @@ def cuts(cluster: str | Path, model: str, devices: int | None, wanted: Wanted) -
 
 
 def _product(wanted: Wanted) -> int | None:
-    """Devices that the degrees make, where all three are given."""
+    """Devices that the degrees make, where all are given."""
     if wanted.tensor and wanted.pipeline and wanted.data:
-        return wanted.tensor * wanted.pipeline * wanted.data
+        return wanted.tensor * wanted.pipeline * wanted.data * wanted.context
     return None
 
 
@@ -78,6 +87,9 @@ def _cut(cluster: Cluster, shape: ModelShape, split: Split) -> Cut:
         pipeline=split.pipeline,
         data=split.data,
         expert=split.expert,
+        context=split.context,
+        zero=split.zero,
+        schedule=split.schedule,
         micro=split.micro,
         interleave=split.interleave,
         recompute=split.recompute,
@@ -87,6 +99,7 @@ def _cut(cluster: Cluster, shape: ModelShape, split: Split) -> Cut:
         mfu=mfu,
         exposed_share=exposed,
         bubble_share=bubble,
+        exchanged_bytes=parallel.exchanged_bytes(shape, split),
         memory_bytes=parallel.memory_bytes(shape, split),
         memory_limit_bytes=cluster.hardware().require("memory_bytes").value,
     )

@@ -84,6 +84,8 @@ class ClaimLine(Frozen, frozen=True, kw_only=True):
     source: str
     rule: str
     """JSON: kind, workload, baselines, candidates, scale; an empty workload of a group is the rule's own."""
+    modelled: str
+    """JSON: the second rule, for what a model computed; ``null`` where there is none."""
 
 
 class RecordLine(Frozen, frozen=True, kw_only=True):
@@ -425,7 +427,7 @@ def _claim_values(_: Run) -> Values:
     for claim in load_claims():
         yield (
             claim.id, claim.says, claim.estimand, claim.direction, claim.threshold, _json(claim.regimes), claim.scope,
-            claim.flips, sources(claim), _json(claim.rule),
+            claim.flips, sources(claim), _json(claim.rule), _json(claim.modelled),
         )  # fmt: skip
 
 

@@ -4,18 +4,21 @@ The variant is the claim's id, the regime the metric or load; each case becomes 
 fact ``ratio`` carries the bounds that the ranges of its inputs allow.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, get_args
 
-from frugalbench.cluster import estimands, mix, parallel, pool, serving, trillion
+from msgspec import to_builtins
+
+from frugalbench.cluster import estimands, mix, parallel, pool, region, serving, trillion
 from frugalbench.cluster.estimands import Facts
 from frugalbench.cluster.hardware import hardware, prices
 from frugalbench.cluster.model import Sweeps, sweeps
 from frugalbench.cluster.scene import load_scene
 from frugalbench.cluster.step import Scaling
 from frugalbench.cluster.topology import load
-from frugalbench.schema import SCHEMA_VERSION, Case, Record, Status, Tier
+from frugalbench.schema import SCHEMA_VERSION, Case, FrugalbenchError, Record, Status, Tier
 from frugalbench.specs.base import Expansion, MachineView, Settings, choose, take
 
 WORKLOAD = "cluster_model"
@@ -27,9 +30,16 @@ PER = {"system": "", "chip": " per chip", "kW": " per kW"}
 DECODE_LIMIT_S = 0.05
 """Between two tokens of a sequence: the published decoding rate's, rounded."""
 PHASES = {"decode": DECODE_LIMIT_S, "prefill": None}
+SITES = (("llama3.1-8b", 128), ("deepseek-llm-67b", 512), ("deepseek-v3-671b", 1024))
+"""Models, and devices of each of two sites."""
+JUDGED = tuple(name for name, _ in SITES[1:])
+"""Models whose points are judged one by one; the region of the first is shown only."""
+JUDGED_WAYS = ("no overlap", "overlapped")
 NO_CXL = "no bandwidth of a CXL link was read; the record holds the link that the threshold asks for"
 SPLITS = ("equal", "proportional")
 POOL, CXL = "ascend-910c", "h100-sxm"
+REGION = "cross-region map"
+"""Variant of the records that hold a whole region; no claim's rule reads it."""
 NO_POWER = "the power of Atlas 950 SuperPoD is not published"
 
 
@@ -37,16 +47,20 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:  # noqa: ARG0
     """One modelled case per claim and regime.
 
     Options: ``claims`` (list of claim ids), ``uniform`` (cluster), ``fragmented`` (list of clusters), ``mixes`` (list
-    of scenes with two kinds of device).
+    of scenes with two kinds of device), ``wan_gbit`` (rates between sites) and ``local_steps`` between exchanges that
+    ``net.cross_region`` is judged at; its whole region is in a record of each model beside them.
     Raises :class:`FrugalbenchError` for an unknown key, claim or cluster.
     """
-    defaults = {"claims": list(_CASES), "uniform": "uniform", "fragmented": ["fragmented", "islands"]}
-    defaults["mixes"] = ["mixed", "mixed-h800"]
+    defaults: dict[str, Any] = {"claims": list(_CASES), "uniform": "uniform", "fragmented": ["fragmented", "islands"]}
+    defaults |= {"mixes": ["mixed", "mixed-h800"], "wan_gbit": [1.0, 10.0, 100.0], "local_steps": [1, 100]}
     options = take(settings, defaults)
     for claim in options["claims"]:
         choose(settings, "claim", claim, _CASES)
     for cluster in (options["uniform"], *options["fragmented"]):
         load(cluster)
+    for key in ("wan_gbit", "local_steps"):
+        if not options[key] or not all(item > 0 for item in options[key]):
+            raise FrugalbenchError(f"{settings.where}: '{key}' must hold positive numbers, not {options[key]}")
     cases = [case for claim in options["claims"] for case in _CASES[claim](options)]
     return Expansion(modelled=tuple(cases))
 
@@ -55,7 +69,7 @@ def model(case: Case) -> Record:
     """Compute one case of :func:`expand`. A ratio without a value is a skipped record with its reason."""
     params = dict(case.params)
     facts = _ESTIMANDS[params.pop("estimand")](params)
-    known = facts["ratio"].value is not None
+    known = "ratio" not in facts or facts["ratio"].value is not None
     return Record(
         schema_version=SCHEMA_VERSION,
         comparison=WORKLOAD,
@@ -153,6 +167,37 @@ def _pool_cases(_: dict[str, Any]) -> list[Case]:
     ]
 
 
+def _region_cases(options: dict[str, Any]) -> list[Case]:
+    sites = [
+        region.Sites(cluster=options["uniform"], model=model, devices=devices)
+        for model, devices in SITES
+        if devices <= load(options["uniform"]).last_devices
+    ]
+    whole = [
+        _case(REGION, f"{region.DISTANCE_M / 1e3:.0f} km, {s.model}", s.says, estimand="region", **to_builtins(s))
+        for s in sites
+    ]
+    return whole + [case for s in sites if s.model in JUDGED for case in _point_cases(s, options)]
+
+
+def _point_cases(sites: region.Sites, options: dict[str, Any]) -> Iterator[Case]:
+    for gbit, every, overlap in itertools.product(options["wan_gbit"], options["local_steps"], JUDGED_WAYS):
+        way = f"every {every} steps{', overlapped' if overlap != JUDGED_WAYS[0] else ''}"
+        yield _case(
+            "net.cross_region", f"{way}, {gbit:g} Gbit/s, {sites.model}", sites.says, estimand="point",
+            bit_per_s=gbit * 1e9, every=every, overlap=overlap, baseline="one site", **to_builtins(sites),
+        )  # fmt: skip
+
+
+def _sites(params: dict[str, Any]) -> region.Sites:
+    return region.Sites(cluster=params["cluster"], model=params["model"], devices=params["devices"])
+
+
+def _point(params: dict[str, Any]) -> Facts:
+    way = region.Way(every=params["every"], overlap=params["overlap"])
+    return region.judged(_sites(params), way, params["bit_per_s"])
+
+
 _CASES: dict[str, Callable[[dict[str, Any]], list[Case]]] = {
     "net.decay": _decay_cases,
     "net.supernode": _supernode_cases,
@@ -161,6 +206,7 @@ _CASES: dict[str, Callable[[dict[str, Any]], list[Case]]] = {
     "net.trillion": _trillion_cases,
     "net.hetero": _hetero_cases,
     "net.memory_pool": _pool_cases,
+    "net.cross_region": _region_cases,
 }
 
 _REASONS = {"net.supernode_power": NO_POWER, "net.memory_pool": NO_CXL}
@@ -178,6 +224,8 @@ _ESTIMANDS: dict[str, Callable[[dict[str, Any]], Facts]] = {
     "joule_per_token": lambda p: estimands.joule_per_token(_two(p["clusters"]), _two(p["systems"])),
     "unpublished_power": lambda p: estimands.unpublished_power(*p["systems"]),
     "hetero": lambda p: mix.hetero(p["scene"], p["split"]),
+    "region": lambda p: region.region(_sites(p)),
+    "point": _point,
     "pooled": lambda p: pool.pooled(p["device"]),
     "unknown_link": lambda p: pool.unknown_link(p["device"]),
     "electricity_cost": lambda p: estimands.electricity_cost(_two(p["clusters"]), _two(p["systems"]), p["pair"]),
@@ -187,7 +235,7 @@ _ESTIMANDS: dict[str, Callable[[dict[str, Any]], Facts]] = {
 def _case(claim: str, regime: str, shape: str, **params: Any) -> Case:
     listed = {key: list(value) if isinstance(value, tuple) else value for key, value in params.items()}
     return Case(
-        id=f"{WORKLOAD}/{claim}/{regime.replace(', ', '-').replace(' ', '-')}",
+        id=f"{WORKLOAD}/{claim}/{_slug(regime)}",
         workload=WORKLOAD,
         variant=claim,
         shape=shape,
@@ -199,9 +247,16 @@ def _case(claim: str, regime: str, shape: str, **params: Any) -> Case:
     )
 
 
+def _slug(regime: str) -> str:
+    return regime.replace(", ", "-").replace(" ", "-").replace("/", "-per-")
+
+
 def _details(params: dict[str, Any]) -> dict[str, Any]:
     """What the numbers rest on: inputs of the clusters with sources, which are assumed, and notes of the systems."""
-    clusters = [*params.get("clusters", ()), *(params[key] for key in ("fragmented", "uniform") if key in params)]
+    clusters = [
+        *params.get("clusters", ()),
+        *(params[key] for key in ("fragmented", "uniform", "cluster") if key in params),
+    ]
     assumed = {name: load(name).assumptions() for name in clusters}
     if scene := params.get("scene"):
         assumed[scene] = load_scene(scene).assumptions()
@@ -216,10 +271,18 @@ def _more(case: Case) -> dict[str, Any]:
     """Of single claims: the cuts of a model over a cluster, and sources of inputs that no cluster file holds."""
     if "limit_s" in case.params:
         return {"model_sources": serving.SOURCES, "shares": {name: _shares(name) for name in case.params["clusters"]}}
+    if case.params["estimand"] in ("region", "point"):
+        return _of_sites(case)
     if case.variant != "net.trillion":
         return {}
     cuts = {key: trillion.described(case.params[key]) for key in ("fragmented", "uniform")}
     return {"cuts": cuts, "model_sources": parallel.SOURCES}
+
+
+def _of_sites(case: Case) -> dict[str, Any]:
+    sites = _sites(case.params)
+    points = {"grid": region.grid(sites), "frontier": region.frontier(sites)} if case.variant == REGION else {}
+    return {"basis": region.described(sites), **points}
 
 
 def _shares(name: str) -> dict[str, str]:

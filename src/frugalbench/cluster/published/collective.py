@@ -18,15 +18,16 @@ _OPERATIONS = (
     ("all_gather", r"all[_ -]?gather"),
     ("all_to_all", r"all[_ -]?to[_ -]?all|all2all|a2a"),
     ("broadcast", r"broadcast|bcast"),
-    ("reduce", r"\breduce\b"),
+    ("reduce", r"(?<![a-z])reduce(?![a-z])"),
     ("p2p", r"send[_ -]?recv|p2p|point[_ -]to[_ -]point|sendrecv|device_to_device|bidirectional"),
 )
 _OTHERS = re.compile(
     r"error|alignment|hierarchical all-reduce|astra|outer|deepep|dispatch|combine|diloco|training|peer read|pccl"
 )
 _METRICS = {
-    "busbw": "busbw", "bus bandwidth": "busbw", "bus_bandwidth": "busbw", "bus bw": "busbw",
-    "algbw": "algbw", "alg bandwidth": "algbw", "algorithm bandwidth": "algbw", "algbandwidth": "algbw",
+    "busbw": "busbw", "bus bandwidth": "busbw", "bus bw": "busbw",
+    "algbw": "algbw", "alg bw": "algbw", "algobw": "algbw",
+    "algorithm bw": "algbw", "alg bandwidth": "algbw", "algorithm bandwidth": "algbw", "algbandwidth": "algbw",
     "bandwidth": "bandwidth", "throughput": "bandwidth", "time": "time", "latency": "time", "duration": "time",
     "busbw / peak": "share", "busbw/peak": "share", "efficiency": "share", "bandwidth utilisation": "share",
     "bandwidth efficiency": "share", "algbw / peak": "share of algbw",
@@ -73,14 +74,14 @@ def scene(point: Point) -> Scene | str:
     operation = next((name for name, pattern in _OPERATIONS if re.search(pattern, work)), "")
     if not operation or _OTHERS.search(f"{point.system} {work} {point.metric}".lower()):
         return ""
-    if point.metric.lower() not in _METRICS:
+    if _metric(point) not in _METRICS:
         return f"no formula for '{point.metric}' of a collective"
     where = place(point)
     if where.scaleup_bytes_per_s is None:
         return f"no device that is known in '{point.system}'"
-    size = point.size_bytes or (LARGE if _kind(point) != "time" else None)
-    if size is None:
-        return "a time needs the message size"
+    size = _size_bytes(point)
+    if isinstance(size, str):
+        return size
     if where.nodes > 1 and where.scaleout_bytes_per_s is None:
         return f"no rate of the network between nodes in '{point.system}'"
     return _scene(point, operation, size, where)
@@ -88,6 +89,22 @@ def scene(point: Point) -> Scene | str:
 
 LARGE = 16 * 2.0**30
 """Rows that give a rate without a size are taken for large messages."""
+
+
+_BINARY = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30}
+_SHORT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG])", re.IGNORECASE)
+_ASIDE = re.compile(r"\(.*?\)|\b(?:out-of-place|in-place|average|avg|mean|measured)\b")
+
+
+def _size_bytes(point: Point) -> float | str:
+    """Bytes of the message, with the suffixes of nccl-tests (``8G``) too; why there are none."""
+    if size := point.size_bytes:
+        return size
+    if found := _SHORT.fullmatch(point.size):
+        return float(found[1]) * _BINARY[found[2].upper()]
+    if point.size:
+        return f"the message size '{point.size}' is not understood; give bytes, or a number with KiB, MiB, GiB"
+    return "a time needs the message size" if _kind(point) == "time" else LARGE
 
 
 def metric(point: Point, found: Scene, time_s: float) -> float:
@@ -112,7 +129,12 @@ def observed_s(point: Point, found: Scene) -> float:
 
 
 def _kind(point: Point) -> str:
-    return _METRICS[point.metric.lower()]
+    return _METRICS[_metric(point)]
+
+
+def _metric(point: Point) -> str:
+    """``out-of-place bus_bw (GB/s)`` is ``bus bw``."""
+    return " ".join(_ASIDE.sub(" ", point.metric.lower()).replace("_", " ").split())
 
 
 def _scene(point: Point, operation: str, size: float, where: Place) -> Scene:

@@ -5,13 +5,17 @@ from collections.abc import Mapping
 
 from frugalbench.cluster.hardware import Hardware, hardware, names
 from frugalbench.cluster.published.guess import Guess
-from frugalbench.cluster.published.names import NamedDevice, known, place
+from frugalbench.cluster.published.names import Place, place
 from frugalbench.cluster.published.points import Point
 
 _PRODUCT = re.compile(r"gemm|matmul|mamf")
 _MEMORY = re.compile(r"\bhbm\b|\btriad\b|memory bandwidth")
 _ACCESS = re.compile(r"(npu|gpu)\s*(<-|->)\s*(npu|gpu|cpu)|(inter|intra)-node")
-_PRECISIONS = ("fp4", "fp8", "int8", "bf16", "fp16")
+_PRECISIONS = (
+    ("fp4", r"fp4|float4"), ("fp8", r"fp8|float8|e4m3|e5m2"), ("int4", r"int4"), ("int8", r"int8"), ("tf32", r"tf32"),
+    ("bf16", r"bf16|bfloat16|fp16|float16|half"), ("fp64", r"fp64|float64|double|dgemm"),
+    ("fp32", r"fp32|float32|single|sgemm"),
+)  # fmt: skip
 FEATURES = ("base", "write", "cpu", "inter")
 _BATCH = re.compile(r"batch (\d+)")
 _TPOT = re.compile(r"tpot ([\d.]+) ?ms")
@@ -34,28 +38,30 @@ def guess(point: Point, constants: Mapping[str, float]) -> Guess | str:
 
 
 def precision(point: Point) -> str:
-    """``bf16`` (fp16 counts as such), ``fp8``, ``fp4`` or ``int8``."""
-    found = next((name for name in _PRECISIONS if name in point.work.lower()), "bf16")
-    return "bf16" if found == "fp16" else found
+    """``bf16`` (fp16 counts as such, and what does not say), ``fp8``, ``fp4``, ``int8``, ``tf32``, ``fp32``, …"""
+    return next((name for name, pattern in _PRECISIONS if re.search(pattern, point.work.lower())), "bf16")
 
 
 def peak(point: Point, name: str) -> float | None:
     """Dense peak in FLOP/s of the row's device at a precision; ``None`` when unknown."""
-    device = place(point).device
-    if other := next((item for item in known().device if not item.hardware and _word(item) == device), None):
-        return other.bf16_dense_flop_per_s if name == "bf16" else None
-    suffix = "op_per_s" if name == "int8" else "flop_per_s"
-    return first(hardware(device), f"{name}_dense_{suffix}") if device else None
-
-
-def _word(item: NamedDevice) -> str:
-    return item.pattern.partition("|")[0]
+    where = place(point)
+    own = where.named.bf16_dense_flop_per_s if where.named else None
+    if where.device not in names() or (own is not None and name == "bf16"):
+        return own if name == "bf16" else None
+    suffix = "op_per_s" if name.startswith("int") else "flop_per_s"
+    return first(hardware(where.device), f"{name}_dense_{suffix}")
 
 
 def first(item: Hardware, name: str) -> float | None:
     """The central figure."""
     found = item.figures(name)
     return found[0].value if found else None
+
+
+def memory(where: Place, name: str) -> float | None:
+    """``memory_bytes`` or ``memory_bytes_per_s`` of a device: the pattern's own figure before the hardware file's."""
+    own: float | None = getattr(where.named, name) if where.named else None
+    return own or (first(hardware(where.device), name) if where.device in names() else None)
 
 
 def features(point: Point) -> tuple[float, float, float, float]:
@@ -74,8 +80,7 @@ def _product(point: Point, constants: Mapping[str, float]) -> Guess | str:
 
 
 def _memory(point: Point, constants: Mapping[str, float]) -> Guess | str:
-    device = place(point).device
-    found = first(hardware(device), "memory_bytes_per_s") if device in names() else None
+    found = memory(place(point), "memory_bytes_per_s")
     if found is None:
         return f"no memory bandwidth of '{point.system}' is known"
     return Guess(si=constants["memory_share"] * found, pool="memory", basis="usual share of the memory's rate")

@@ -100,6 +100,8 @@ def _bulk(point: Point, fit: Fit) -> Guess | str:
     if where.scaleup_bytes_per_s is None or where.scaleout_bytes_per_s is None:
         return f"no device that is known in '{point.system}'"
     up, out = (fit.family(name, where.device).efficiency for name in ("exchange", "exchange net"))
+    if point.metric.lower().endswith(("latency", "time")):
+        return "a time of a large exchange needs the tokens of a rank and what runs beside it"
     if count <= NODE or "nvlink" in point.work.lower():
         return Guess(si=up * where.scaleup_bytes_per_s, pool="bulk exchange", basis="all-to-all's share of NVLink")
     rate = out * where.scaleout_bytes_per_s

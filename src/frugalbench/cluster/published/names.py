@@ -17,6 +17,7 @@ from frugalbench.schema import Frozen
 
 NODE = 8
 """Devices of one node where nothing says otherwise."""
+ONE_CARD_GBIT = 100
 WHOLE_NODE_GBIT = 1600
 """A stated rate from here on is that of all cards of a node."""
 MOST_DEVICES = 10**7
@@ -30,6 +31,8 @@ class NamedDevice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     scaleup_bytes_per_s: float | None = None
     scaleout_bytes_per_s: float | None = None
     bf16_dense_flop_per_s: float | None = None
+    memory_bytes: float | None = None
+    memory_bytes_per_s: float | None = None
     mesh_peers: int | None = None
     in_switch: bool | None = None
     source: str = ""
@@ -43,6 +46,8 @@ class _Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     scaleout_bytes_per_s: float
     source: str
     provenance: str
+    node: int | None = None
+    """Devices of one node, where it is not the usual number."""
 
 
 class _Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +80,8 @@ class Place(Frozen, frozen=True, kw_only=True):
     """Devices reach each other over PCIe, perhaps through the host's memory."""
     network_reduces: bool = False
     """The scale-out switches can reduce (InfiniBand SHARP)."""
+    named: NamedDevice | None = None
+    """What the patterns say of the device; its figures go before those of the hardware file."""
 
     @property
     def nodes(self) -> int:
@@ -85,8 +92,10 @@ class Place(Frozen, frozen=True, kw_only=True):
 _NODES = re.compile(r"(\d+)\s*(?:x\s*)?node\(?s?\)?\b")
 _TIMES = re.compile(r"\b(\d+)\s*x\s+(?=[a-z])")
 _PER_NODE = re.compile(r"nodes?\)?\s*(?:x|of|with)\s*(\d+)|(\d+)\s*(?:gpus?|devices|ranks)\s*(?:per|/|a)\s*node")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(gb/s|gbit/s|gbps|gb/s|g)\b\s*(per gpu|/gpu)?")
+_RATE = re.compile(r"(\d+\s*x\s*)?(\d+(?:\.\d+)?)\s*(gb/s|gbit/s|gbps|gbe|g)\b\s*(per gpu|/gpu)?")
 _DOMAIN = re.compile(r"nvl(\d+)")
+_PLAIN = re.compile(r"ethernet|\btcp\b")
+_WORD = re.compile(r"[|\[(?]")
 _NET_WORDS = re.compile(r"infiniband|roce|efa|\bib\b|ethernet|tcpx|nic|net")
 
 
@@ -105,13 +114,13 @@ def place(point: Point) -> Place:
 def _place(system: str, rest: str, devices: int | None) -> Place:
     machine = next((item for item in known().machine if re.search(item.pattern, system)), None)
     device = _device(machine.device if machine else system) or _device(rest)
-    node = _node(system, rest)
+    node = _node(system, rest, machine)
     total = min(devices or _count(system, node), MOST_DEVICES)
-    up, out = _rates(system, device, machine)
+    up, out = _rates(system, device, machine, node)
     if up is None and out is not None:
         node, up = 1, out
     return Place(
-        device=device.hardware or device.pattern.partition("|")[0] if device else "",
+        device=device.hardware or _WORD.split(device.pattern)[0] if device else "",
         devices=total,
         node=min(node, total) if node > total else node,
         scaleup_bytes_per_s=up,
@@ -120,6 +129,7 @@ def _place(system: str, rest: str, devices: int | None) -> Place:
         in_switch=_in_switch(system, device),
         host_bus=_host_bus(system, device),
         network_reduces="sharp" in system and total > node,
+        named=device,
     )
 
 
@@ -127,11 +137,13 @@ def _device(text: str) -> NamedDevice | None:
     return next((item for item in known().device if re.search(item.pattern, text)), None)
 
 
-def _node(system: str, rest: str) -> int:
+def _node(system: str, rest: str, machine: _Machine | None) -> int:
     if found := _DOMAIN.search(system):
         return max(1, int(found[1]))
     if found := _PER_NODE.search(f"{system} {rest}"):
         return max(1, int(found[1] or found[2]))
+    if machine and machine.node:
+        return machine.node
     if "cloudmatrix" in system:
         return 768
     return 16 if "dgx-2" in system else NODE
@@ -147,7 +159,9 @@ def _count(system: str, node: int) -> int:
     return max(1, times * node if whole else times)
 
 
-def _rates(system: str, device: NamedDevice | None, machine: _Machine | None) -> tuple[float | None, float | None]:
+def _rates(
+    system: str, device: NamedDevice | None, machine: _Machine | None, node: int
+) -> tuple[float | None, float | None]:
     up = out = None
     if device and device.hardware:
         item = hardware(device.hardware)
@@ -158,19 +172,24 @@ def _rates(system: str, device: NamedDevice | None, machine: _Machine | None) ->
     stated = {item.tier: item.bytes_per_s for item in reversed(known().link) if re.search(item.pattern, system)}
     capped = device is not None and device.hardware in ("h800-sxm", "h20")
     up = up if capped and up else stated.get("scaleup", up)
-    return up, _stated_rate(system) or stated.get("scaleout", out)
+    return up, _stated_rate(system, node) or stated.get("scaleout", out)
 
 
 def _first(figures: tuple[object, ...]) -> float | None:
     return getattr(figures[0], "value", None) if figures else None
 
 
-def _stated_rate(system: str) -> float | None:
-    """``EFAv4 50 GB/s per GPU``, ``400 Gb/s``, ``RoCE 400G``: bytes/s; ``Gb`` and ``G`` are bits."""
+def _stated_rate(system: str, node: int) -> float | None:
+    """``EFAv4 50 GB/s per GPU``, ``400 Gb/s``, ``RoCE 400G``: bytes/s; ``Gb`` and ``G`` are bits.
+
+    Plain Ethernet of up to 100 Gbit/s is one card of a node, unless a count or ``per GPU`` stands beside it.
+    """
     for found in _RATE.finditer(system):
-        value, unit = float(found[1]), found[2]
-        before = system[max(0, found.start() - 24) : found.start()]
-        if unit == "gb/s" and found[3]:
+        value, unit = float(found[2]), found[3]
+        before = system[max(0, found.start(2) - 24) : found.start(2)]
+        if unit == "gbe" or (value <= ONE_CARD_GBIT and _PLAIN.search(system) and unit in ("gbit/s", "gbps")):
+            return value * 0.125e9 / (1 if found[1] or found[4] else node)
+        if unit == "gb/s" and found[4]:
             return value * 1e9
         if unit == "gb/s" and value not in (100, 200, 400, 800):
             continue

@@ -37,6 +37,11 @@ UNITS = {
 _PER_DEVICE = re.compile(r"\s*(/|per)\s*(gpu|npu|device|chip|accelerator|die|rank)s?$", re.IGNORECASE)
 _SIZE = re.compile(r"^([\d.,_]+(?:e[+-]?\d+)?)\s*([kmgt]i?b|bytes?)?$", re.IGNORECASE)
 _COUNT = re.compile(r"\d[\d,_]*")
+_GRID = re.compile(
+    r"(\d+)\s*(?:gpus?|npus?|devices|nodes?)?\s*x\s*(\d+)\s*(?:gpus?|npus?|devices|nodes?)?", re.IGNORECASE
+)
+_CASED = re.compile(r"([KMGTP]?i?)([bB])(?:/s|ps)")
+"""``Gb/s`` and ``Gbps`` are bits, ``GB/s`` and ``GBps`` bytes; all in lower case, ``gb/s`` is bytes, ``gbps`` bits."""
 
 
 class Point(Frozen, frozen=True, kw_only=True):
@@ -194,7 +199,10 @@ def _fault(row: dict[str, str], seen: set[str]) -> str:
 
 
 def _plain(unit: str) -> str:
-    return _PER_DEVICE.sub("", unit.strip()).strip().lower()
+    plain = _PER_DEVICE.sub("", unit.strip()).strip()
+    if found := _CASED.fullmatch(plain):
+        return f"{found[1].lower()}{'b' if found[2] == 'B' else 'bit'}/s"
+    return plain.lower()
 
 
 def _number(text: str) -> float:
@@ -205,6 +213,8 @@ def _number(text: str) -> float:
 
 
 def _count(text: str) -> int | None:
-    """The first whole number: ``up to 112 H100`` is 112. A float such as ``8.0`` is taken as 8."""
+    """The first whole number: ``up to 112 H100`` is 112, ``8 GPUs x 16 nodes`` 128; ``8.0`` is taken as 8."""
+    if grid := _GRID.fullmatch(text):
+        return int(grid[1][:7]) * int(grid[2][:7])
     found = _COUNT.search(text)
     return int(found[0].replace(",", "").replace("_", "")[:15]) if found else None

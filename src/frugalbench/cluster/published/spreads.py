@@ -1,5 +1,6 @@
 """How far the model misses what did not decide it: fitted rows scaled for leverage, systems and scales left out."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -24,6 +25,7 @@ def with_spreads(made: Constants, points: Sequence[Point]) -> Constants:
     used = c.chosen(c.rows(points))
     pools = _collective_misses(used, made.collective)
     spread = {name: _spread(misses, "fitted rows or systems left out") for name, misses in sorted(pools.items())}
+    spread = _never_narrower(spread)
     every = [miss for misses in pools.values() for miss in misses]
     seen = [miss for name, misses in pools.items() if name.startswith("table seen") for miss in misses]
     stacks = [math.log(value / made.training.stack["other"]) for value in made.training.stack.values()]
@@ -51,6 +53,20 @@ def with_spreads(made: Constants, points: Sequence[Point]) -> Constants:
         systems=tuple(_systems(used)),
         scales=tuple(_scales(used, c.rows(points))),
     )
+
+
+NEARNESS = ("table seen", "device seen", "family only")
+
+
+def _never_narrower(spread: dict[str, Spread]) -> dict[str, Spread]:
+    """What rests on tables further away is at least as wide as what rests on nearer ones."""
+    found = dict(spread)
+    for part in ("bytes", "start-up"):
+        names = [f"{near}, {part}" for near in NEARNESS if f"{near}, {part}" in found]
+        for near, far in itertools.pairwise(names):
+            widths = {key: max(getattr(found[near], key), getattr(found[far], key)) for key in ("width_80", "width_95")}
+            found[far] = msgspec.structs.replace(found[far], **widths)
+    return found
 
 
 def _prior_spread() -> Spread:

@@ -12,7 +12,7 @@ from frugalbench.cluster import training
 from frugalbench.cluster.hardware import convert, hardware, names, read_toml
 from frugalbench.cluster.published.collective_fit import Fit
 from frugalbench.cluster.published.constants import Training
-from frugalbench.cluster.published.device_rows import first
+from frugalbench.cluster.published.device_rows import first, memory
 from frugalbench.cluster.published.guess import Guess
 from frugalbench.cluster.published.names import Place, place
 from frugalbench.cluster.published.points import Point
@@ -28,6 +28,7 @@ _METRICS = {
 _OTHERS = re.compile(
     r"gemm|matmul|hbm|triad|serving|inference|infer\b|hetero|unexpected|dispatch|time to train|diurnal|peak"
 )
+_MIXTURE = re.compile(r"\bmoe\b|mixtral|\d+x\d+b|deepseek-?v[23]")
 _PARSED = re.compile(r"\b(tp|pp|dp|cp)\s*=?\s*(\d+)")
 _FIELDS = {"tp": "tensor", "pp": "pipeline", "cp": "context"}
 
@@ -129,6 +130,8 @@ def run(point: Point) -> Run | str:
     text = f"{point.work} {point.size}".lower()
     if _OTHERS.search(text):
         return ""
+    if _MIXTURE.search(text):
+        return "mixtures of experts are not in this closed form; simulate CLUSTER --model has them"
     shape = _model(point)
     if shape is None:
         return f"the shape of '{point.size or point.work}' is not known"
@@ -158,10 +161,12 @@ def machine(where: Place, fit: Fit, product: float, precision: str = "bf16") -> 
     if where.device not in names() or where.scaleup_bytes_per_s is None:
         return None
     item = hardware(where.device)
-    peak, memory = first(item, f"{precision}_dense_flop_per_s"), first(item, "memory_bytes_per_s")
-    if peak is None or memory is None:
+    own = where.named.bf16_dense_flop_per_s if where.named and precision == "bf16" else None
+    peak, bytes_per_s = own or first(item, f"{precision}_dense_flop_per_s"), memory(where, "memory_bytes_per_s")
+    if peak is None or bytes_per_s is None:
         return None
-    rate = first(item, f"achieved_{precision}_dense_flop_per_s") or USUAL_SHARE * peak
+    achieved = None if own else first(item, f"achieved_{precision}_dense_flop_per_s")
+    rate = achieved or USUAL_SHARE * peak
     fabric = p.Fabric(
         ranks=where.devices,
         node=max(where.node, 8),
@@ -171,11 +176,11 @@ def machine(where: Place, fit: Fit, product: float, precision: str = "bf16") -> 
     inside, between = (fit.family(name, where.device) for name in ("ring", "net"))
     return training.Machine(
         flop_per_s=product * rate,
-        memory_bytes_per_s=memory,
+        memory_bytes_per_s=bytes_per_s,
         fabric=fabric,
         inside=inside,
         between=between,
-        memory_bytes=first(item, "memory_bytes"),
+        memory_bytes=memory(where, "memory_bytes"),
     )
 
 
@@ -201,7 +206,7 @@ def metric(point: Point, found: Run, where: Place, step_s: float) -> float:
 def _model(point: Point) -> _Model | None:
     for text in (point.size.lower(), point.work.lower()):
         for item in known().model:
-            if re.search(rf"(?<![\d.])(?:{item.pattern})", text):
+            if re.search(rf"(?<![\d.x])(?:{item.pattern})", text):
                 return item
     return None
 

@@ -21,7 +21,7 @@ MINUTE_ROUNDING_S = 30 / 3**0.5
 _FLOWS = re.compile(r"(\d{1,3}) connections")
 _COUNT = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _SECONDS = {"min": 60.0, "s": 1.0, "h": 3600.0}
-_EVERYWHERE = re.compile(r"\+|asia|global|intercontinental|\bna\+eu\b")
+_EVERYWHERE = re.compile(r"\+|asia|global|world|intercontinental|\bna\+eu\b")
 
 
 def parameters(text: str) -> float | None:
@@ -80,8 +80,8 @@ def _scheme(point: Point, size: float, layers: int, step_s: float) -> wan.Exchan
 
 def _below(gbit_per_s: float) -> float:
     """The grid's point at or below."""
-    index = math.floor((math.log10(gbit_per_s) - GRID_LOW) / STEP + 1e-9)
-    return float(10 ** (GRID_LOW + STEP * min(max(index, 0), GRID_POINTS - 1)))
+    steps = min((math.log10(gbit_per_s) - GRID_LOW) / STEP + 1e-9, GRID_POINTS - 1)
+    return float(10 ** (GRID_LOW + STEP * max(math.floor(steps), 0)))
 
 
 def _ring(point: Point, constants: Mapping[str, float]) -> Guess | str:
