@@ -14,7 +14,9 @@ PLUGIN = Path(__file__).parent / "fixtures" / "plugin" / "doubling.toml"
 
 def slow_config(folder: Path) -> Path:
     """The same config, measuring until somebody stops it."""
-    text = PLUGIN.read_text().replace("looks = [2]", "looks = [200]").replace("time_budget_s = 60", "time_budget_s = 600")
+    text = (
+        PLUGIN.read_text().replace("looks = [2]", "looks = [200]").replace("time_budget_s = 60", "time_budget_s = 600")
+    )
     file = folder / "slow.toml"
     file.write_text(text.replace("doubling.py", str(PLUGIN.parent / "doubling.py")))
     return file
