@@ -247,7 +247,8 @@ def relative_accuracy(ours: dict[str, Any], base: dict[str, Any]) -> tuple[float
             return won / q + lost * r / (r * q + 1 - r) - both * (1 + r) / (r - (1 + r) * q)
 
         room = 1e-12 * (high - low)
-        q = optimize.brentq(slope, low + room, high - room, xtol=1e-16)
+        ends = low + room, high - room
+        q = optimize.brentq(slope, *ends, xtol=1e-16) if slope(ends[0]) > 0 else low
         variance = r * (both + won + lost) * (q + r * q + 1 - r) * effect
         return float((both + won - r * (both + lost)) / math.sqrt(variance))
 
@@ -324,7 +325,7 @@ def same(folder: Path) -> set[str]:
 
 def curve(factor: float, rng: np.random.Generator) -> list[dict[str, float]]:
     """Loss that falls with what is spent, not always."""
-    bumps = 0.02 * rng.standard_normal(20)
+    bumps = (0.02 * rng.standard_normal(20)).tolist()
     return [
         {"step": n, "flop": 1e9 * n, "time_s": 0.1 * n, "loss": 1.0 + factor / n + bumps[n - 1]} for n in range(1, 21)
     ]
