@@ -21,7 +21,6 @@ ATTACK = (
 FORMULA = "=cmd|'/C calc'!A0"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u202a-\u202e\u2066-\u2069]")
 MANY = "A" * 10_000_000
-CLAIMS = ("moe.overhead", "net.decay", "onnx.conformance")
 
 Command = tuple[str, ...]
 
@@ -42,8 +41,8 @@ def readers(*runs: str) -> Iterator[Command]:
 
 def single(run: str, other: str) -> Iterator[Command]:
     """Commands that take one run, or a pair."""
-    for claim in CLAIMS:
-        yield from (("explain", run, claim, *options) for options in ((), ("--json",), ("--samples",)))
+    yield ("explain", run, "net.decay")
+    yield from (("explain", run, "moe.overhead", *options) for options in ((), ("--json",), ("--samples",)))
     for base, new in ((run, run), (other, run)):
         yield ("compare", base, new, "--fail-above", "5")
         yield from (
@@ -105,9 +104,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     older(make_run(folder / "older", plausible_records(2), run_id="older"))
     large = [
         make_record("moe-sorted", "batch", status=Status.FAILED, reason=MANY),
-        make_record(
-            "dense", details={"note": MANY}, facts={"f": make_fact(1.0, source=MANY)}, case_fields={"shape": "s"}
-        ),
+        make_record("dense", details={"note": MANY}, case_fields={"shape": "s"}),
+        make_record("dense", facts={"f": make_fact(1.0, source=MANY)}, case_fields={"shape": "t"}),
     ]
     make_run(folder / "large", [*plausible_records(2), *large], run_id="large")
     return folder
@@ -142,14 +140,27 @@ def harmless(call, folder: Path, tmp_path: Path, command: Command) -> str:
     return answer.out
 
 
-@pytest.mark.parametrize("run", ["attack", "empty", "nothing", "failed", "older"])
-def test_a_page_or_a_clear_line(call, folder: Path, tmp_path: Path, run: str) -> None:
-    for command in (*readers(run), *readers("good", run), *single(run, "good")):
+def test_an_attack_stays_text(call, folder: Path, tmp_path: Path) -> None:
+    together = [
+        ("verdicts", "good", "attack"),
+        *(("report", "good", "attack", "--format", f) for f in ("terminal", "md")),
+    ]
+    for command in (*readers("attack"), *single("attack", "good"), *together):
         printed = harmless(call, folder, tmp_path, command)
         if "latex" in command:
             assert "\\input{" not in printed
         if "csv" in command:
             assert not re.search(r'(?m)(^|,)"?=', printed)
+
+
+@pytest.mark.parametrize("run", ["empty", "nothing", "failed", "older"])
+def test_a_page_or_a_clear_line(call, folder: Path, tmp_path: Path, run: str) -> None:
+    several = [("report",), ("report", "--format", "md"), ("verdicts", "--json")]
+    several += [("report", "--format", fmt, "--output", "FOLDER/") for fmt in ("csv", "parquet")]
+    alone = [("explain", run, "moe.overhead"), ("compare", "good", run), ("compare", run, run), ("history", run)]
+    both = [(verb, *runs, *rest) for verb, *rest in several for runs in ((run,), ("good", run))]
+    for command in (*both, *alone, ("query", "good", run, "SELECT * FROM records")):
+        harmless(call, folder, tmp_path, command)
 
 
 def test_the_page_of_an_attack_runs_nothing(call, folder: Path, tmp_path: Path, monkeypatch) -> None:
@@ -162,12 +173,11 @@ def test_fields_of_ten_megabytes(call, folder: Path, tmp_path: Path, monkeypatch
     """Shown cut; whole in the files made for programs, once for each time that they are stored."""
     monkeypatch.setattr("frugalbench.report.charts.available", lambda: False)
     shown = [("report", "large", "--format", fmt) for fmt in ("terminal", "md", "html")]
-    shown += [("verdicts", "large", *options) for options in ((), ("--json",), ("--format", "md"))]
-    shown += [("explain", "large", "moe.overhead"), ("compare", "good", "large"), ("history", "large")]
+    shown += [("verdicts", "large", "--json"), ("explain", "large", "moe.overhead"), ("compare", "good", "large")]
     for command in shown:
-        assert len(harmless(call, folder, tmp_path, command)) < 2_000_000, command
+        assert 0 < len(harmless(call, folder, tmp_path, command)) < 2_000_000, command
     harmless(call, folder, tmp_path, ("report", "large", "--format", "csv", "--output", "FOLDER/"))
-    assert sum(file.stat().st_size for file in (tmp_path / "tables").iterdir()) < 6 * len(MANY)
+    assert sum(file.stat().st_size for file in (tmp_path / "tables").iterdir()) < 8 * len(MANY)
 
 
 @pytest.mark.parametrize("name", ["run_id", "revision", "name"])
