@@ -170,6 +170,7 @@ def test_types_of_the_wide_lines_follow_the_stored_ones() -> None:
     assert set(columns.ReadingLine.__struct_fields__[2:]) == set(schema.Reading.__struct_fields__)
     stored = {*schema.Sample.__struct_fields__, *schema.Environment.__struct_fields__} - {"environment"}
     assert set(columns.SampleLine.__struct_fields__[2:]) == stored
+    assert columns.SampleLine.__struct_fields__[8:-1] == schema.Environment.__struct_fields__, "taken as they stand"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ MOST_DEPTH = 32
 MOST_ITEMS = 200_000
 MOST_KEY = 200
 MOST_TEXT = 65_536
+_BUFFER_BYTES = 2**18
+"""Lines of a record take some kilobytes, more than what is read ahead by default."""
 MOST_INT = 2**63 - 1
 """What the project's other formats can hold."""
 
@@ -53,7 +55,7 @@ def open_bounded(path: Path | str, most_bytes: int) -> Iterator[BinaryIO]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path)) from None
-    with os.fdopen(descriptor, "rb") as stream:
+    with os.fdopen(descriptor, "rb", buffering=_BUFFER_BYTES) as stream:
         status = os.fstat(descriptor)
         _must_be_regular(status, path)
         if status.st_size > most_bytes:

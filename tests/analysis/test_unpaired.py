@@ -54,6 +54,19 @@ def test_detectable_is_found_four_times_in_five() -> None:
     assert np.mean([t.p_value < 0.01 for t in tests if t]) == pytest.approx(0.8, abs=0.03)
 
 
+@pytest.mark.parametrize("count", [3, 6])
+def test_what_could_be_found_is_found_though_the_noise_is_only_estimated(count: int) -> None:
+    rng, named = np.random.default_rng(12), []
+    for _ in range(1500):
+        spread = 0.01 * math.exp(0.3 * rng.standard_normal())
+        first = held(sample(rng, count, count, spread=spread), Prior(), Drift(), 0.005)
+        assert first is not None
+        shift = math.log1p(first.detectable(0.01))
+        again = held(sample(rng, count, count, shift, spread), Prior(), Drift(), 0.005)
+        named.append(again is not None and again.p_value < 0.01)
+    assert np.mean(named) == pytest.approx(0.8, abs=0.04)
+
+
 def test_the_prior_is_that_of_the_cases() -> None:
     rng = np.random.default_rng(5)
     alike = prior([sample(rng) for _ in range(200)])

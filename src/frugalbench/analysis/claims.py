@@ -109,7 +109,7 @@ def _exact_rows(claim: Claim, evidence: Evidence, group: ExactGroup, variant: st
     rule = claim.rule
     assert isinstance(rule, ExactRatio)
     speaking: dict[str, Record] = {}
-    mine = [record for record in evidence.records if record.case.workload == (group.workload or rule.workload)]
+    mine = evidence.of(group.workload or rule.workload)
     named = named or (bool(group.workload) and len({record.case.shape for record in mine}) > 1)
     for record in mine:
         if record.case.variant == variant and _ratio_of(rule, record) is not None:
@@ -163,8 +163,9 @@ def _coverage(claim: Claim, evidence: Evidence) -> list[Verdict]:
     rule = claim.rule
     assert isinstance(rule, Coverage)
     cases: dict[str, list[Record]] = {}
-    for record in evidence.records:
-        if _covers(rule, record):
+    workloads = dict.fromkeys((rule.workload, *rule.beside))
+    for record in (record for name in workloads for record in evidence.of(name)):
+        if _covers(rule, record.case.variant):
             cases.setdefault(record.case.id, []).append(record)
     tried = {name: rows for name, rows in cases.items() if any(_tried(row) for row in rows)}
     skipped = len(cases) - len(tried)
@@ -196,10 +197,8 @@ def _named(missing: Sequence[str]) -> str:
     return f"; not: {', '.join(missing[:_MOST_NAMED])}{more}" if missing else ""
 
 
-def _covers(rule: Coverage, record: Record) -> bool:
-    case = record.case
-    named = case.variant not in rule.without and (not rule.variants or case.variant in rule.variants)
-    return named and case.workload in (rule.workload, *rule.beside)
+def _covers(rule: Coverage, variant: str) -> bool:
+    return variant not in rule.without and (not rule.variants or variant in rule.variants)
 
 
 def _holds(rows: Sequence[Record], fact: str) -> bool:
@@ -230,7 +229,7 @@ def _modelled(claim: Claim, evidence: Evidence) -> list[Verdict]:
 def _modelled_rows(claim: Claim, evidence: Evidence) -> list[Verdict]:
     rule = claim.rule
     assert isinstance(rule, Modelled)
-    wanted = [r for r in evidence.records if r.case.workload == rule.workload and r.case.variant == rule.variant]
+    wanted = [record for record in evidence.of(rule.workload) if record.case.variant == rule.variant]
     return [_modelled_row(claim, evidence, record, rule.fact) for record in wanted]
 
 

@@ -28,7 +28,7 @@ def verdicts(claim: Claim, evidence: Evidence) -> list[Verdict]:
 
 
 def _rows(claim: Claim, rule: EqualLoss, evidence: Evidence, regime: str, candidate: str) -> list[Verdict]:
-    mine = [r for r in evidence.records if r.case.workload == rule.workload and counted(r)]
+    mine = [record for record in evidence.of(rule.workload) if counted(record)]
     found = []
     for comparison in dict.fromkeys(record.comparison for record in mine):
         both = pairs([r for r in mine if r.comparison == comparison], rule.baseline, candidate)

@@ -74,6 +74,7 @@ def energy(records: list[Record], cost: Cost | None) -> dict[str, Any]:
     joules at their upper bound to all at their lower one. Missing is ``None``.
     """
     token = cost.token if cost else 0.0
+    records = [record for record in records if record.readings]
     per_replicate, poisoned, scopes = [], 0, set()
     modelled = [window for record in records for window in _modelled_windows(record)]
     for record in records:

@@ -34,9 +34,19 @@ class Evidence:
         """Alpha that the deciding look at a comparison may spend."""
         return self.alphas.get(comparison, self.alpha)
 
+    def of(self, workload: str) -> Sequence[Record]:
+        """The records of one workload, in their order; each claim asks for those of its own."""
+        if "workloads" not in self.memo:
+            found: dict[str, list[Record]] = {}
+            for record in self.records:
+                found.setdefault(record.case.workload, []).append(record)
+            self.memo["workloads"] = found
+        records: Sequence[Record] = self.memo["workloads"].get(workload, ())
+        return records
+
     def absence(self, workload: str, regime: str | None) -> str:
         """Why a workload gives nothing to judge."""
-        rows = [r for r in self.records if r.case.workload == workload and regime in (None, r.case.regime)]
+        rows = [r for r in self.of(workload) if regime in (None, r.case.regime)]
         reasons = sorted({r.reason for r in rows if r.status in (Status.SKIPPED, Status.FAILED) and r.reason})
         reasons = reasons or sorted({str(r.details["not_judged"]) for r in rows if "not_judged" in r.details})
         if reasons:
@@ -159,7 +169,7 @@ def judge(
         threshold=limit,
         tier=tier,
         replicates=replicates,
-        reason=f"{why}; {extra}" if extra else why,
+        reason=_told(f"{why}; {extra}" if extra else why),
         source=sources(claim),
     )
 
@@ -204,9 +214,17 @@ def not_tested(
         threshold=claim.threshold if threshold is None else threshold,
         tier=None,
         replicates=0,
-        reason=reason,
+        reason=_told(reason),
         source=sources(claim),
     )
+
+
+MOST_REASON = 4000
+"""Characters: one failed record may be the reason of every verdict of its workload."""
+
+
+def _told(reason: str) -> str:
+    return reason if len(reason) <= MOST_REASON else f"{reason[:MOST_REASON]}…"
 
 
 def sources(claim: Claim) -> str:

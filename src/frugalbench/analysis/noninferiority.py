@@ -60,7 +60,7 @@ def verdicts(claim: Claim, evidence: Evidence) -> list[Verdict]:
     """One verdict per model, task and candidate that was tried."""
     rule = claim.rule
     assert isinstance(rule, NonInferiority)
-    found = findings(evidence.records, rule.workload, rule.baseline)
+    found = findings(evidence.of(rule.workload), rule.workload, rule.baseline)
     mine = [item for item in found if item.case.case.variant in rule.candidates]
     several = len({item.case.case.shape for item in mine}) > 1
     rows = [_row(claim, rule, evidence, item, several) for item in mine]

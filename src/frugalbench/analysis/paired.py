@@ -75,8 +75,8 @@ def groups(evidence: Evidence, workload: str, named: bool = False) -> dict[tuple
 
 def _groups(evidence: Evidence, workload: str, named: bool) -> dict[tuple[str, str], Group]:
     buckets: dict[tuple[str, str], list[Record]] = {}
-    for record in evidence.records:
-        if record.case.workload == workload and not record.interrupted:
+    for record in evidence.of(workload):
+        if not record.interrupted:
             buckets.setdefault((record.comparison, record.case.regime), []).append(record)
     keys = [key for key in buckets if key[0] != "plan"]
     labels = _labels({key: buckets[key][0].case for key in keys}, named)

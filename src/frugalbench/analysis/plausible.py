@@ -17,6 +17,8 @@ SHORTEST_S = 1e-12
 MOST_COUNT = 2**53
 MOST_POINTS = 10_000
 """Of one sweep."""
+MOST_NAME = 4096
+"""Characters of what identifies a run: tables repeat it in every line."""
 
 
 def record_fault(record: Record) -> str | None:
@@ -119,12 +121,21 @@ def manifest_fault(manifest: Manifest) -> str | None:
     for name, value in plain:
         if reason := fault(value):
             return f"{name}: {reason}"
+    if reason := next(_long_names(manifest), None):
+        return reason
     if manifest.floor is not None and not 0 <= manifest.floor <= 1:
         return f"floor {manifest.floor!r} is no share"
     harness = manifest.harness
     if harness is not None and not _fit((harness.wall_s, harness.parent_cpu_s, harness.measuring_s)):
         return "harness: a time is beyond what can be computed with"
     return next(filter(None, map(_cost_fault, _costs(manifest.plan))), None)
+
+
+def _long_names(manifest: Manifest) -> Iterator[str]:
+    for name in ("run_id", "name", "revision", "claims_hash", "state", "started"):
+        text: str = getattr(manifest, name) or ""
+        if len(text) > MOST_NAME:
+            yield f"{name}: a text of {len(text)} characters, more than {MOST_NAME}"
 
 
 def _costs(plan: Plan) -> Iterator[Cost]:

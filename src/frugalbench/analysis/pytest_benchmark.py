@@ -15,6 +15,7 @@ import msgspec
 
 from frugalbench.analysis.load import Run, load_run
 from frugalbench.analysis.plausible import record_fault
+from frugalbench.analysis.remote import is_remote
 from frugalbench.schema import (
     SCHEMA_VERSION,
     UNREADABLE,
@@ -56,7 +57,9 @@ class _File(msgspec.Struct):
 
 
 def load_any(path: Path | str) -> Run:
-    """A run directory, a file of pytest-benchmark, or a folder of them; raises like :func:`load_run`."""
+    """A run directory or its address, a file of pytest-benchmark or a folder of them; raises like :func:`load_run`."""
+    if is_remote(path):
+        return load_run(path)
     path = Path(path)
     if path.is_dir() and not os.path.lexists(path / "manifest.json") and any(path.glob("*.json")):
         return _load(path, sorted(path.glob("*.json")))

@@ -81,12 +81,12 @@ def _best_cut(logs: Sequence[float]) -> tuple[int, float]:
     sums = list(accumulate(value - origin for value in logs))
     squares = math.fsum((value - origin) ** 2 for value in logs)
     total = sums[-1]
-    between = {
-        left: sums[left - 1] ** 2 / left + (total - sums[left - 1]) ** 2 / (count - left)
-        for left in range(least, count - least + 1)
-    }
-    best = max(between, key=lambda left: between[left])
-    return best, max(0.0, squares - between[best])
+    between = [
+        below**2 / left + (total - below) ** 2 / (count - left)
+        for left, below in enumerate(sums[least - 1 : count - least], least)
+    ]
+    most = max(between)
+    return least + between.index(most), max(0.0, squares - most)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -31,6 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
 
         print(table_terminal(brief_table(verdicts)), end="")
         return 0
+    from frugalbench.report import safe
     from frugalbench.report.machines import machines_table, published_table
     from frugalbench.report.noise import noise_lines
     from frugalbench.report.terminal import table_terminal, verdicts_terminal
@@ -39,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
     for table in (machines_table(verdicts, runs), published_table(verdicts, brief=True)):
         if table.rows:
             print("\n" + table_terminal(table), end="")
-    print("\n".join(("", *noise_lines(runs))))
+    print("\n".join(("", *map(safe.terminal, noise_lines(runs)))))
     return 0
 
 

@@ -18,7 +18,7 @@ from frugalbench.analysis.judge import evidence_of, sources
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row, rows
 from frugalbench.report import safe
-from frugalbench.schema import FirstStart, Frozen, Role, Status, Tier, Verdict
+from frugalbench.schema import Case, Environment, FirstStart, Frozen, Role, Status, Tier, Verdict
 
 
 class RunLine(Frozen, frozen=True, kw_only=True):
@@ -400,6 +400,8 @@ def _kind(hint: Any) -> type:
 
 
 def _json(value: Any) -> str:
+    if value == {}:
+        return "{}"  # facts and details of most records
     return safe.json_text(msgspec.json.encode(value).decode())
 
 
@@ -452,12 +454,13 @@ _COST = attrgetter("token", "flop", "op", "weight_bytes", "traffic_bytes", "para
 
 def _record_values(run: Run) -> Values:
     name = run.manifest.run_id
+    cases: dict[int, tuple[Any, ...]] = {}
     for number, record in enumerate(run.records, 1):
-        case, worker, checked, warm = record.case, record.worker, record.verification, record.warmup
+        worker, checked, warm = record.worker, record.verification, record.warmup
+        case = cases.get(id(record.case)) or cases.setdefault(id(record.case), _of_case(record.case))
         yield (
             name, number, record.comparison, record.arm, record.replicate, record.status, record.reason,
-            record.interrupted, record.steady_load, record.tier, *_CASE(case),
-            *(_COST(case.cost) if case.cost else (None,) * 7), _json(case.peaks), _json(case.params),
+            record.interrupted, record.steady_load, record.tier, *case,
             worker and worker.start_method, worker and worker.threads, record.load_s, record.pss_bytes,
             checked and checked.error, checked and checked.tolerance, warm and warm.calls, warm and warm.time_s,
             warm and warm.steady, _json(record.facts), _json(record.details),
@@ -465,18 +468,24 @@ def _record_values(run: Run) -> Values:
         )  # fmt: skip
 
 
+def _of_case(case: Case) -> tuple[Any, ...]:
+    """What all records of a case share; an opened run holds equal cases once."""
+    cost = _COST(case.cost) if case.cost else (None,) * 7
+    return (*_CASE(case), *cost, _json(case.peaks), _json(case.params))
+
+
 _SAMPLE = attrgetter(*SampleLine.__struct_fields__[2:8])
-_AROUND = attrgetter(*SampleLine.__struct_fields__[8:-5])
-_GPU = attrgetter(*SampleLine.__struct_fields__[-4:-1])
+_HELD = Environment.__struct_fields__.index("gpu_throttle")
 
 
 def _sample_values(run: Run) -> Values:
     name = run.manifest.run_id
     for number, record in enumerate(run.records, 1):
         for sample in record.samples:
-            around, held = sample.environment, sample.environment.gpu_throttle
-            throttle = None if held is None else _json(held)
-            yield (name, number, *_SAMPLE(sample), *_AROUND(around), throttle, *_GPU(around), sample.device_s)
+            around = msgspec.structs.astuple(sample.environment)  # in the order of the columns
+            if around[_HELD] is not None:
+                around = (*around[:_HELD], _json(around[_HELD]), *around[_HELD + 1 :])
+            yield (name, number, *_SAMPLE(sample), *around, sample.device_s)
 
 
 def _reading_values(run: Run) -> Values:

@@ -170,7 +170,12 @@ def _notes(found: Compared, hidden: int) -> Sequence[str]:
     if any(change.confidence for change in found.changes):
         notes.append(
             "intervals: Welch's t over fresh processes, at the level that Holm's procedure gives each case (5% over "
-            f"all), widened by {found.floor:.2%}; detects: the smallest slowdown found four times in five"
+            f"all), widened by {found.floor:.2%}; detects: the smallest slowdown named four times in five"
+        )
+    if found.same_machine and found.fail_above_pct:
+        notes.append(
+            f"fails: named, and more than {found.fail_above_pct:g}% slower as measured; a slowdown of exactly "
+            f"{found.fail_above_pct:g}% measures more than that half of the time"
         )
     return notes
 

@@ -9,9 +9,9 @@ import csv
 import io
 import re
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -68,25 +68,56 @@ def write_tables(runs: Sequence[Run], folder: Path, fmt: str) -> list[Path]:
     return made
 
 
+BATCH = 10_000
+"""Lines that are turned into text or Arrow columns at once."""
+
+
+def _batches(table: Export, runs: Sequence[Run]) -> Iterator[list[tuple[Any, ...]]]:
+    lines = table.lines(runs)
+    while batch := list(islice(lines, BATCH)):
+        yield batch
+
+
 def _csv_table(table: Export, runs: Sequence[Run], file: Path) -> None:
     texts = [place for place, kind in enumerate(table.kinds()) if kind is str]
     with file.open("wb") as stream:
         stream.write(",".join(table.columns()).encode() + b"\n")
-        for values in table.lines(runs):
-            plain = all(values[at] is None or (len(values[at]) < _MOST_KEPT and _is_plain(values[at])) for at in texts)
-            stream.write(_plain_line(values) if plain else _any_line(values))
+        for batch in _batches(table, runs):
+            for plain, found in groupby(batch, _plainness(batch, texts)):
+                lines = list(found)
+                stream.write(_plain_lines(lines) if plain else _any_lines(lines, texts))
 
 
-def _plain_line(values: tuple[Any, ...]) -> bytes:
+def _plainness(batch: Sequence[tuple[Any, ...]], texts: Sequence[int]) -> Callable[[tuple[Any, ...]], bool]:
+    """Tells lines of which every text is plain. Whole columns are looked at first: most hold few words."""
+    odd = [at for at in texts if not all(map(_is_plain, {line[at] for line in batch}))]
+    return lambda line: all(_is_plain(line[at]) for at in odd)
+
+
+def _plain_lines(lines: Sequence[tuple[Any, ...]]) -> bytes:
     """As JSON writes them, which is faster than the csv module; its quoted text is csv's too."""
-    line = msgspec.json.encode(values)[1:-1]
-    return line.replace(b"null", b"").replace(b"true", b"True").replace(b"false", b"False") + b"\n"
+    text = msgspec.json.encode(lines)[2:-2].replace(b"],[", b"\n").replace(b"null", b"")
+    return text.replace(b"true", b"True").replace(b"false", b"False") + b"\n"
 
 
-def _any_line(values: tuple[Any, ...]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([safe.csv_value(value) for value in values])
-    return text.getvalue().encode()
+def _any_lines(lines: Iterable[tuple[Any, ...]], texts: Sequence[int]) -> bytes:
+    made, cells = io.StringIO(), _Cells({None: None})
+    writer = csv.writer(made, lineterminator="\n")
+    for line in map(list, lines):
+        for at in texts:
+            line[at] = cells[line[at]]
+        writer.writerow(line)
+    return made.getvalue().encode()
+
+
+class _Cells(dict[str | None, str | None]):
+    """Text as csv holds it. Names and units repeat themselves; long texts are not kept."""
+
+    def __missing__(self, text: str) -> str:
+        made = str(safe.csv_value(text))
+        if len(text) < _MOST_KEPT:
+            self[text] = made
+        return made
 
 
 _MOST_KEPT = 200
@@ -94,33 +125,38 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:;%()\[\] -]*")
 _WORDS = re.compile("null|true|false")
 
 
+def _is_plain(value: str | None) -> bool:
+    """Whether JSON and csv write it alike, no brackets of lists are in it and no spreadsheet computes it."""
+    return value is None or (len(value) < _MOST_KEPT and _is_plain_text(value))
+
+
 @lru_cache(maxsize=4096)
-def _is_plain(value: str) -> bool:
-    """Whether JSON and csv write it alike and no spreadsheet computes it. Names and units repeat themselves."""
+def _is_plain_text(value: str) -> bool:
     return bool(_PLAIN.fullmatch(value)) and not _WORDS.search(value) and safe.csv_value(value) == value
 
 
 def _json_table(table: Export, runs: Sequence[Run], file: Path) -> None:
     """A list of objects, one a line."""
-    names = table.columns()
+    line = msgspec.defstruct(table.name, table.columns(), gc=False)  # encodes faster than a dict
+    encode_lines = msgspec.json.Encoder().encode_lines
     with file.open("wb") as stream:
         lead = b"[\n"
-        for values in table.lines(runs):
-            line = msgspec.json.encode(dict(zip(names, values, strict=True))).decode()
-            stream.write(lead + safe.json_text(line).encode())
+        for batch in _batches(table, runs):
+            lines = encode_lines([line(*values) for values in batch])[:-1]
+            stream.write(lead + _safe_json(lines.replace(b"\n", b",\n")))
             lead = b",\n"
         stream.write(b"\n]\n" if lead == b",\n" else b"[]\n")
 
 
-BATCH = 10_000
-"""Lines that are turned into Arrow columns at once."""
+def _safe_json(document: bytes) -> bytes:
+    """Of what msgspec wrote, only what is beyond ASCII, and DEL, can be obeyed by a terminal."""
+    return document if document.isascii() and b"\x7f" not in document else safe.json_text(document.decode()).encode()
 
 
 def _parquet_table(table: Export, runs: Sequence[Run], file: Path) -> None:
     pa, pq = _arrow()
-    lines = table.lines(runs)
     with pq.ParquetWriter(file, arrow_schema(pa, table)) as writer:
-        while batch := list(islice(lines, BATCH)):
+        for batch in _batches(table, runs):
             writer.write_table(arrow_table(pa, table, batch))
 
 
