@@ -19,6 +19,7 @@ import msgspec
 
 from frugalbench.analysis.claims import claims_hash
 from frugalbench.analysis.submission import archive
+from frugalbench.cli.replay import page_of
 
 ROOT = Path(__file__).parents[1]
 FIXTURE = ROOT / "tests/fixtures/submission/small-selftest.zip"
@@ -71,6 +72,12 @@ def reference(*comparisons: str) -> Parts:
     return _only(parts, comparisons) if comparisons else parts
 
 
+def card() -> Parts:
+    """The stored run on a GPU, which was stopped by hand."""
+    folder = ROOT / "results/h100-sxm"
+    return _parts((folder / "manifest.json").read_bytes(), (folder / "records.jsonl").read_bytes())
+
+
 def conformance() -> Parts:
     """The stored conformance run."""
     folder = ROOT / "results/onnx-conformance"
@@ -92,24 +99,26 @@ def synthetic(seed: int, arms: int = 3, replicates: int = 6, rounds: int = 7) ->
     cases = []
     for number in range(arms):
         cost = {"token": 4, "flop": 2e6, "weight_bytes": 4e6, "traffic_bytes": 4e6, "op": 0.0, "parameters": 10**6}
-        case = {**model["case"], "id": f"moe_ffn/arm-{number}/s/decode/torch/cpu", "variant": f"arm-{number}"}
-        cases.append({**case, "workload": "moe_ffn", "cost": {**cost, "active_parameters": 10**6}})
+        case = {**model["case"], "id": f"layer/arm-{number}/s/decode/torch/cpu", "variant": f"arm-{number}"}
+        cases.append({**case, "workload": "layer", "cost": {**cost, "active_parameters": 10**6}})
     planned = [{"id": f"arm-{n}", "cases": [case], "imports": [], "memory_bytes": 0} for n, case in enumerate(cases)]
-    comparison = {**manifest["plan"]["comparisons"][0], "id": "c", "workload": "moe_ffn", "arms": planned}
+    comparison = {**manifest["plan"]["comparisons"][0], "id": "c", "workload": "layer", "arms": planned}
     manifest["plan"]["comparisons"] = [comparison]
-    manifest["decisions"] = {"c": {"stop": True, "look": 1, "reason": "settled"}}
+    manifest["decisions"] = {
+        "c": {"stop": True, "look": 1, "reason": f"every claim is settled at {replicates} replicates"}
+    }
     manifest["config"]["measure"] |= {"looks": [replicates], "sample_s": 0.02}
     manifest["floor"] = 0.01
-    clock_ns, turn = 10**9, 0
+    clock_ns = 10**9
     parts.records = []
     for replicate in range(replicates + 1):
         records = [_record(model, case, n, replicate) for n, case in enumerate(cases)]
-        shifts = [draw.gauss(0, 0.02) for _ in cases]
+        shifts, turn = [draw.gauss(0, 0.02) for _ in cases], 0
         for number in range(rounds):
             for arm in draw.sample(range(arms), arms):
                 call_ns = 200_000 * (1 + arm) * 2.718281828 ** (shifts[arm] + abs(draw.gauss(0, 0.03)))
-                sample, clock_ns = _sample(draw, call_ns, clock_ns, number, turn)
                 turn += 1
+                sample, clock_ns = _sample(draw, call_ns, clock_ns, number, turn)
                 records[arm]["samples"].append(sample)
                 if replicate:
                     records[arm]["readings"].append(_reading(draw, sample))
@@ -119,8 +128,9 @@ def synthetic(seed: int, arms: int = 3, replicates: int = 6, rounds: int = 7) ->
         parts.records += records
     wall_s = clock_ns / 1e9 + 1
     manifest["harness"] |= {"wall_s": wall_s, "measuring_s": wall_s - 0.5, "prepared_s": 0.2}
-    manifest |= {"started": "2026-11-01T10:00:00Z", "ended": "2026-11-01T10:59:00Z"}
+    manifest |= {"run_id": "made", "started": "2026-11-01T10:00:00Z", "ended": "2026-11-01T10:59:00Z"}
     test = {"aa_floor": 0.01, "fingerprint": manifest["machine_before"]["fingerprint"], "sentence": "few false alarms"}
+    test |= {"alpha": 0.05, "idle": [{"kind": "compute-bound", "comparisons": 60}], "loaded": []}
     parts.others["selftest.json"], parts.self_test = msgspec.json.encode(test), "present"
     return parts
 
@@ -128,7 +138,7 @@ def synthetic(seed: int, arms: int = 3, replicates: int = 6, rounds: int = 7) ->
 def _record(model: dict[str, Any], case: dict[str, Any], arm: int, replicate: int) -> dict[str, Any]:
     found = copy.deepcopy(model | {"case": case}) | {"comparison": "c", "arm": f"arm-{arm}", "replicate": replicate}
     found["warmup"]["call_s"] = 2e-4 * (1 + arm)
-    return found | {"samples": [], "readings": [], "facts": {}}
+    return found | {"samples": [], "readings": [], "facts": {}, "steady_load": False}
 
 
 def _sample(draw: random.Random, call_ns: float, clock_ns: int, number: int, turn: int) -> tuple[dict[str, Any], int]:
@@ -136,7 +146,13 @@ def _sample(draw: random.Random, call_ns: float, clock_ns: int, number: int, tur
     timed_ns = round(calls * call_ns)
     look_ns = 200_000 + int(draw.expovariate(1 / 80_000))
     seen = {"wall_s": (timed_ns + look_ns) / 1e9, "cpu_s": (timed_ns - draw.randrange(90_000)) / 1e9}
-    seen |= {"run_delay_s": 0.0, "quiet": True, "clock_hz": 3.1e9 + draw.random() * 1e8, "temperature_c": 61.0}
+    seen |= {
+        "run_delay_s": 0.0,
+        "quiet_wait_s": 1e-3 * draw.uniform(0.5, 1),
+        "quiet": True,
+        "clock_hz": 3.1e9 + draw.random() * 1e8,
+        "temperature_c": 61.0,
+    }
     sample = {
         "round": number,
         "turn": turn,
@@ -149,7 +165,11 @@ def _sample(draw: random.Random, call_ns: float, clock_ns: int, number: int, tur
 
 def _reading(draw: random.Random, sample: dict[str, Any], power_w: float = 90.0) -> dict[str, Any]:
     window_s = sample["environment"]["wall_s"]
-    found = {"joule": power_w * window_s * draw.uniform(0.95, 1.05), "scope": "cpu-package", "method": "powercap"}
+    found = {
+        "joule": power_w * window_s * draw.uniform(0.95, 1.05),
+        "scope": "cpu-package",
+        "method": "powercap energy_uj: 0",
+    }
     found |= {"tier": "measured", "window_s": window_s, "calls": sample["calls"], "start_s": sample["start_s"]}
     return found | {"round": sample["round"], "role": "gross"}
 
@@ -162,11 +182,12 @@ def good() -> Iterator[tuple[str, Parts]]:
     yield "small run", fixture()
     yield "reference", reference()
     yield "conformance", conformance()
+    yield "card", card()
     for item in ("moe_ffn/qwen3-30b-a3b@0.25", "moe_ffn/olmoe-1b-7b@0.25", LINEAR, SECOND, "allreduce"):
         yield item, reference(PEAKS, item)
     for item in ("onnx_model/transformer-block", "onnx_model/all-minilm-l6-v2", "cluster_model", PEAKS):
         yield item, reference(item)
-    for seed in range(8):
+    for seed in range(7):
         yield f"synthetic {seed}", synthetic(seed, arms=2 + seed % 3, rounds=5 + seed % 4)
 
 
@@ -268,6 +289,33 @@ def foreign_self_test(parts: Parts, draw: random.Random) -> None:
     found = {"aa_floor": 0.002, "fingerprint": "f" * 16, "sentence": ""}
     parts.others["selftest.json"], parts.self_test = msgspec.json.encode(found), "present"
     parts.manifest["floor"] = 0.002
+
+
+def typed_self_test(parts: Parts, draw: random.Random) -> None:
+    found = {"aa_floor": 0.002, "fingerprint": parts.manifest["machine_before"]["fingerprint"], "sentence": ""}
+    parts.others["selftest.json"], parts.self_test = msgspec.json.encode(found), "present"
+    parts.manifest["floor"] = 0.002
+
+
+def pilot_out(parts: Parts, draw: random.Random) -> None:
+    parts.records = [r for r in parts.records if r["replicate"] or r["case"]["workload"] == PEAKS]
+
+
+def cut_short(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        record["interrupted"] = record["replicate"] == 3
+
+
+def board_for_package(parts: Parts, draw: random.Random) -> None:
+    for reading in _gross(parts, "moe-triton"):
+        reading |= {"scope": "cpu-package", "joule": 0.3 * reading["joule"]}
+
+
+def one_call(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        if "ort-int8" in record["case"]["id"]:
+            for sample in record["samples"]:
+                sample["time_s"], sample["calls"] = sample["time_s"] * sample["calls"], 1
 
 
 def promised_self_test(parts: Parts, draw: random.Random) -> None:
@@ -474,6 +522,204 @@ def cold_warmup(parts: Parts, draw: random.Random) -> None:
         record["warmup"]["call_s"] *= 1e3
 
 
+def shortened(parts: Parts, draw: random.Random) -> None:
+    """Everything that is said of one arm's windows, by a third."""
+    case = draw.choice([c for c in parts.arms() if sum(len(r["samples"]) for r in parts.of(c)) >= 8])
+    for record in parts.of(case):
+        for sample in record["samples"]:
+            _consistently(sample, 0.66)
+        record["warmup"] |= {"call_s": 0.66 * record["warmup"]["call_s"], "time_s": 0.66 * record["warmup"]["time_s"]}
+
+
+def _gross(parts: Parts, words: str = "") -> list[dict[str, Any]]:
+    found = [x for r in parts.records if words in r["case"]["id"] for x in r["readings"]]
+    return [x for x in found if x["role"] == "gross"]
+
+
+def cheap_calls(parts: Parts, draw: random.Random) -> None:
+    for reading in _gross(parts, draw.choice(("moe-triton", "moe-grouped", "dense-equal-total"))):
+        reading["calls"] = 2 * reading["calls"]
+
+
+def one_of_two_methods(parts: Parts, draw: random.Random) -> None:
+    for reading in _gross(parts, "moe-triton"):
+        if "counter" in reading["method"]:
+            reading["joule"] *= 0.7
+
+
+def copied_joules(parts: Parts, draw: random.Random) -> None:
+    ones, others = _gross(parts, "moe-triton"), _gross(parts, "moe-grouped")
+    for one, other in zip(ones, others, strict=True):
+        one["joule"] = other["joule"]
+
+
+def idle_for_computing(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        if "dense-equal-active" in record["case"]["id"]:
+            gross, idle = ([x for x in record["readings"] if x["role"] == role] for role in ("gross", "idle"))
+            for one, other in zip(gross, idle, strict=False):
+                one["joule"], other["joule"] = other["joule"], one["joule"]
+
+
+def little_idle(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        for reading in record["readings"]:
+            if reading["role"] == "idle" and record["case"]["workload"] == "quantized_linear":
+                reading["joule"] *= 0.3
+
+
+def above_its_limit(parts: Parts, draw: random.Random) -> None:
+    for reading in _gross(parts, "dense-equal-total"):
+        reading["joule"] *= 2.2
+
+
+def never_held(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        for sample in record["samples"]:
+            sample["environment"]["gpu_throttle"] = []
+
+
+def invented_joules(parts: Parts, draw: random.Random) -> None:
+    for reading in _gross(parts):
+        reading |= {"tier": "measured", "method": "RAPL", "scope": "cpu-package", "low_joule": None, "high_joule": None}
+        reading["joule"] = reading["window_s"] * draw.uniform(8, 9)
+
+
+def memory_clock(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: s["environment"].update(gpu_memory_clock_hz=3.2e9))
+
+
+def cold_board(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: s["environment"].update(gpu_temperature_c=0.0))
+
+
+def weights_too_fast(parts: Parts, draw: random.Random) -> None:
+    """The unquantised arm's record shows what the 4-bit arm did."""
+    for record in parts.timed():
+        if "torchao-int4" in record["case"]["id"] and record["case"]["regime"] == "decode":
+            mates = parts.of(record["case"]["id"].replace("/torchao/", "/torch/").replace("torchao-int4", "torch-bf16"))
+            mate = next(r for r in mates if r["replicate"] == record["replicate"])
+            for key in ("samples", "readings", "warmup"):
+                record[key], mate[key] = mate[key], record[key]
+
+
+def slow_rounds_out(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        record["samples"] = [sample for sample in record["samples"] if sample["round"] != 1]
+
+
+def slow_samples_out(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        record["samples"].remove(max(record["samples"], key=lambda sample: sample["time_s"]))
+
+
+def arm_out(parts: Parts, draw: random.Random) -> None:
+    arm = draw.choice([r["arm"] for r in parts.timed() if r["case"]["workload"] != PEAKS and r["replicate"]])
+    parts.records = [record for record in parts.records if record["arm"] != arm]
+
+
+def arm_out_of_the_plan(parts: Parts, draw: random.Random) -> None:
+    arm = draw.choice([r["arm"] for r in parts.timed() if r["case"]["workload"] != PEAKS and r["replicate"]])
+    parts.records = [record for record in parts.records if record["arm"] != arm]
+    for comparison in parts.manifest["plan"]["comparisons"]:
+        comparison["arms"] = [item for item in comparison["arms"] if item["id"] != arm]
+
+
+def renumbered(parts: Parts, draw: random.Random) -> None:
+    parts.records = [record for record in parts.records if record["replicate"] != 2]
+    for record in parts.records:
+        record["replicate"] -= record["replicate"] > 2
+
+
+def stopped_early(parts: Parts, draw: random.Random) -> None:
+    parts.records = [record for record in parts.records if record["replicate"] <= 2]
+    for decision in parts.manifest["decisions"].values():
+        decision |= {"stop": True, "look": 1, "reason": "every claim is settled at 2 replicates"}
+
+
+def pilot_for_counted(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        if record["replicate"] <= 1 and record["case"]["workload"] != PEAKS:
+            record["replicate"] = 1 - record["replicate"]
+
+
+def reordered(parts: Parts, draw: random.Random) -> None:
+    draw.shuffle(parts.records)
+
+
+def all_valid(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        for sample in record["samples"]:
+            sample["void"] = None
+
+
+def voided(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: s.update(void="foreign CPU 650.0 ms above 320.0 ms"))
+
+
+def claimed_load(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        record["steady_load"] = True
+        for sample in record["samples"]:
+            sample["void"] = None
+
+
+def no_waits(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        for sample in record["samples"]:
+            sample["environment"] |= {"quiet_wait_s": 0.0, "run_delay_s": 0.0, "foreign_cpu_s": 0.0}
+            sample["void"] = None
+
+
+def pasted_machine(parts: Parts, draw: random.Random) -> None:
+    other = card().manifest
+    parts.manifest |= {moment: other[moment] for moment in ("machine_before", "machine_after")}
+
+
+def _both(parts: Parts, word: str, change: Callable[[dict[str, Any]], None]) -> None:
+    for items in (parts.manifest["plan"]["comparisons"], parts.records):
+        for case in _cases(items):
+            if word in case["id"] and case.get("cost"):
+                change(case)
+
+
+def own_formula(parts: Parts, draw: random.Random) -> None:
+    name = draw.choice(("flop", "token", "weight_bytes", "parameters"))
+    _both(parts, "torch-bf16", lambda case: case["cost"].update({name: 2 * case["cost"][name]}))
+
+
+def own_tolerance_everywhere(parts: Parts, draw: random.Random) -> None:
+    _both(parts, "torch-bf16", lambda case: case.update(tolerance=0.5))
+
+
+def fewer_bytes(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        if "nf4" in record["case"]["id"] and "weight_bytes" in record["facts"]:
+            record["facts"]["weight_bytes"]["value"] *= 0.6
+
+
+def no_errors(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        record["verification"]["error"] = 0.0
+
+
+def to_come(parts: Parts, draw: random.Random) -> None:
+    parts.manifest |= {"run_id": "made", "started": "2090-01-01T00:00:00Z", "ended": "2090-01-01T01:00:00Z"}
+
+
+def dated_back(parts: Parts, draw: random.Random) -> None:
+    parts.manifest |= {"started": "2026-10-01T00:00:00Z", "ended": "2026-10-01T01:00:00Z"}
+
+
+def version_zero(parts: Parts, draw: random.Random) -> None:
+    parts.manifest["schema_version"] = 0
+
+
+def own_page(parts: Parts, draw: random.Random) -> None:
+    page = page_of(parts.files())
+    parts.others["report.html"] = page.replace(b"not tested", b"supported")
+
+
 def empty(parts: Parts, draw: random.Random) -> None:
     parts.records = []
 
@@ -513,9 +759,22 @@ FORGERS: tuple[tuple[Forger, set[str], str], ...] = (
     (unverified, {"outputs"}, "st"), (wrong_output, {"outputs"}, "st"), (large_process, {"outputs"}, "s"),
     (unfinished, {"state"}, "s"), (cut_line, {"state"}, "s"), (swapped_turns, {"turns"}, "st"),
     (shifted, {"turns"}, "st"), (cold_warmup, {"calls"}, "st"), (empty, {"plan"}, "s"), (newer, {"schema"}, "s"),
+    (shortened, {"pauses"}, "rh"), (cheap_calls, {"joules"}, "h"), (one_of_two_methods, {"joules"}, "h"),
+    (copied_joules, {"joules"}, "h"), (idle_for_computing, {"joules"}, "h"), (little_idle, {"joules"}, "h"),
+    (above_its_limit, {"joules"}, "h"), (never_held, {"joules"}, "h"), (invented_joules, {"joules"}, "r"),
+    (memory_clock, {"clocks"}, "h"), (cold_board, {"clocks"}, "h"), (weights_too_fast, {"roofline"}, "h"),
+    (slow_rounds_out, {"turns"}, "srth"), (slow_samples_out, {"turns"}, "srt"), (arm_out, {"plan"}, "srth"),
+    (arm_out_of_the_plan, {"turns"}, "srth"), (renumbered, {"plan"}, "r"), (stopped_early, {"plan"}, "r"),
+    (pilot_for_counted, {"turns"}, "rh"), (reordered, {"turns"}, "rt"), (all_valid, {"environment"}, "r"),
+    (voided, {"environment"}, "srth"), (claimed_load, {"environment"}, "r"), (no_waits, {"environment"}, "rt"),
+    (pasted_machine, {"plan"}, "r"), (own_formula, {"plan"}, "rh"), (own_tolerance_everywhere, {"plan"}, "rh"),
+    (fewer_bytes, {"outputs"}, "rh"), (no_errors, {"outputs"}, "rh"), (to_come, {"dates"}, "s"),
+    (dated_back, {"dates"}, "s"), (version_zero, {"dates"}, "s"), (own_page, {"page"}, "s"),
+    (typed_self_test, {"self-test"}, "sr"), (pilot_out, {"plan"}, "rt"), (cut_short, {"turns"}, "rt"),
+    (board_for_package, {"joules"}, "h"), (one_call, {"joules", "calls"}, "r"),
     (infinite, {"schema"}, "s"), (negative, {"schema"}, "s"), (mistyped, {"schema"}, "s"),
 )  # fmt: skip
-"""Who forges, which check must say so, and which good submissions it works on: small run, reference, synthetic."""
+"""Who forges, which check must say so, and on which good submissions: small run, reference, synthetic, on a card."""
 
 
 def damages(content: bytes) -> Iterator[tuple[str, bytes, str]]:
@@ -552,7 +811,7 @@ def _zip(files: dict[str, bytes], link: str = "", again: str = "") -> bytes:
 
 def forged() -> Iterator[tuple[str, bytes, set[str]]]:
     """Name, content and the checks of which one must speak."""
-    bases = {"s": fixture(), "r": reference(PEAKS, LINEAR), "t": synthetic(100)}
+    bases = {"s": fixture(), "r": reference(PEAKS, LINEAR), "t": synthetic(100), "h": card()}
     for parts in bases.values():
         parts.manifest["claims_hash"] = claims_hash()
     for number, (forger, expected, letters) in enumerate(FORGERS):

@@ -76,6 +76,16 @@ def test_the_plan_is_deterministic_and_survives_storage() -> None:
     assert msgspec.json.decode(schema.encode(plan), type=Plan) == plan
 
 
+def test_a_stored_plan_is_gone_on_with_though_its_counts_come_back_as_floats() -> None:
+    plan = planned()
+    stored = msgspec.json.decode(schema.encode(plan), type=Plan)
+    check_stored(stored, plan, "run")
+    case = next(iter(cases(plan)))
+    edited = schema.encode(plan).replace(case.id.encode(), b"mine")
+    with pytest.raises(FrugalbenchError, match="not what its config expands to"):
+        check_stored(msgspec.json.decode(edited, type=Plan), plan, "run")
+
+
 def test_case_ids_are_unique_and_stable() -> None:
     ids = [case.id for case in cases(planned())]
     assert len(set(ids)) == len(ids)

@@ -1,14 +1,18 @@
 """Many comparisons of identical and slowed arms under one condition: the figures that this harness is accepted by.
 
 ``python tests/benchmarks/acceptance.py --kind memory-bound --loaded --seconds 600 --out DIR`` measures a bank of four
-identical pairs and arms with 2 and 5% more work, cuts it into disjoint blocks of four replicates (identical arms) and
-of up to 24 (slowed ones, at most 60 s each), replays each through the stopping rule, and prints a line per question.
+identical pairs and arms with 2, 5 and 10% more work, cuts it into disjoint blocks of four replicates (identical arms)
+and of up to 24 (slowed ones, at most 60 s each), replays each through the stopping rule, and prints a line for each
+question.
+``--pieces 5`` measures five banks of that many seconds, each with a seed of its own, as folders of DIR, and pools them;
+those that are there already are read, so that a long measurement can be made in parts.
 """
 
 import argparse
 import contextlib
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,7 +25,7 @@ from frugalbench.config import load_config
 from frugalbench.machine import Machine
 from frugalbench.plan import make_plan
 from frugalbench.run.load import busy_core
-from frugalbench.schema import Decision
+from frugalbench.schema import Decision, Record
 from frugalbench.specs.selftest import KINDS
 
 ALPHA = 0.05
@@ -32,21 +36,30 @@ LONG = (6, 10, 16, 24)
 LIMIT_S = 60.0
 
 
-def bank(kind: str, device: str, loaded: bool, seconds: float, out: Path) -> Bank:
+def pooled(pieces: Sequence[Sequence[Record]]) -> list[Record]:
+    """Records of several banks as those of one: replicates are numbered on, pilots stay pilots."""
+    found: list[Record] = []
+    for piece in pieces:
+        last = max((record.replicate for record in found), default=0)
+        found += [msgspec.structs.replace(r, replicate=r.replicate + last) if r.replicate else r for r in piece]
+    return found
+
+
+def records(kind: str, device: str, loaded: bool, seconds: float, out: Path, seed: int) -> Sequence[Record]:
     """Measure a bank, or read the one that ``out`` holds already."""
     if not (out / "manifest.json").exists():
         config = load_config("selftest")
-        options = {**config.workloads[0], "kinds": [kind], "identical": 2 * PAIRS, "extra": [2.0, 5.0]}
+        options = {**config.workloads[0], "kinds": [kind], "identical": 2 * PAIRS, "extra": [2.0, 5.0, 10.0]}
         planned = msgspec.structs.replace(
             config.measure, looks=tuple(range(4, 8001, 4)), rounds=ROUNDS, time_budget_s=seconds
         )
-        config = msgspec.structs.replace(config, measure=planned, workloads=(options,))
+        config = msgspec.structs.replace(config, measure=planned, workloads=(options,), seed=seed)
         machine = Machine.detect()
         go_on = lambda _records, _number: Decision(stop=False, look=0, reason="a bank goes on")  # noqa: E731
         with busy_core() if loaded else contextlib.nullcontext():
             plan = make_plan(config, machine, device=device)
             measure(config, plan, machine, out, go_on, 0.0, lambda t: print(t, file=sys.stderr))
-    return Bank(kind, load_run(out).records, ALPHA)
+    return load_run(out).records
 
 
 def lines(found: Bank, name: str, floor: float) -> list[str]:
@@ -83,11 +96,13 @@ def main() -> None:
     parser.add_argument("--loaded", action="store_true", help="beside a process that keeps one core busy")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--floor", type=float, default=0.002)
-    parser.add_argument("--out", type=Path, help="run directory; read when it holds a bank already")
+    parser.add_argument("--pieces", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="folder of run directories; those that hold a bank already are read")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        out = arguments.out or Path(scratch) / "bank"
-        found = bank(arguments.kind, arguments.device, arguments.loaded, arguments.seconds, out)
+        folders = {seed: (arguments.out or Path(scratch)) / str(seed) for seed in range(1, arguments.pieces + 1)}
+        given = (arguments.kind, arguments.device, arguments.loaded, arguments.seconds)
+        found = Bank(arguments.kind, pooled([records(*given, out, seed) for seed, out in folders.items()]), ALPHA)
         name = f"{arguments.device}, {arguments.kind} {'loaded' if arguments.loaded else 'idle'}"
         print("\n".join(lines(found, name, arguments.floor)))
 

@@ -23,6 +23,18 @@ SECRETS = {
     "zhang@lab.example.org": ("zhang",),
     "https://metrics.internal:9090/q": ("internal",),
     "token hf_abcdefghijklmnopqrst": ("hf_abc",),
+    "connect to 10.24.3.17:29500 failed, [2001:db8::17]:29500 too": ("10.24", "2001:db8"),
+    "::ffff:10.24.3.17 and tcp://10.24.3.18:1": ("10.24",),
+    "cannot open:/home/zhang/a.so, built with -I/home/zhang/include": ("zhang",),
+    "../../home/wang/models/x.gguf and ~wang/models/y.gguf": ("wang",),
+    r"C:\Users\Wei Wang\models\x.onnx": ("Wang",),
+    "/home/wei/a (copy)/x.onnx": ("/home/wei",),
+    "wang@gpu-node-03: refused": ("wang", "node-03"),
+    "ip-10-24-3-17.eu-west-1.compute.internal and node17.cluster.local": ("10-24", "node17"),
+    "HOSTNAME=node17 WANDB_API_KEY=0123456789abcdef MASTER_ADDR=node18": ("node17", "0123456789", "node18"),
+    "postgres://wang:pw@db/x": ("wang",),
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0": ("eyJhbGci",),
+    "auth_token: 5f2a9c": ("5f2a9c",),
 }
 PLAIN = (
     "moe_ffn/qwen3-30b-a3b@0.25/moe-native/decode/native/cpu",
@@ -36,6 +48,12 @@ PLAIN = (
     "1.24.4",
     "0.1.0+cpu",
     "arXiv 2006.16668",
+    "moe_ffn/qwen3-30b-a3b@1-bfloat16/dense-equal-total/prefill-4096/torch/cuda",
+    "README.md @744d01e",
+    "16 tokens: 3 of 4, token 16: 1.2 s",
+    "time: 09:15:28 and 1:2:3",
+    "H100 nodes of 8, joined by 200 Gbit/s per node / H100 nodes of 8, one 400 Gbit/s fabric",
+    "powercap energy_uj: intel-rapl:0",
 )
 
 
@@ -122,6 +140,21 @@ def test_what_does_not_identify_stays(text) -> None:
     assert Scrubber({"root", "cpu"}).clean({"note": text, "versions": {"cublas": "12.8.4.1"}}) == {
         "note": text, "versions": {"cublas": "12.8.4.1"}
     }  # fmt: skip
+
+
+def test_numbers_and_spellings_of_private_keys() -> None:
+    found = Scrubber().clean({"Serial Number": 1652921034567, "gpu-uuid": "a", "host": ["a", "b"], "mac": None})
+    assert found == {
+        "Serial Number": "<field-1>",
+        "gpu-uuid": "<field-2>",
+        "host": ["<field-2>", "<field-3>"],
+        "mac": None,
+    }
+
+
+def test_secrets_of_the_environment_are_names_too(monkeypatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "correct-horse-battery")
+    assert "correct-horse-battery" in submit._names()
 
 
 def test_packed_answers_stay_as_they_are() -> None:

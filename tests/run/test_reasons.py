@@ -68,11 +68,25 @@ def test_the_last_line_of_a_long_log_is_read_from_its_tail(tmp_path):
         ("CUDA error: no kernel image is available for execution on the device", "no kernels for this GPU"),
         ("CUDA error: GPU is lost", "Xid"),
         ("CUDA error: an illegal memory access was encountered", "context"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "memory is full"),
+        ("CUDA error: no CUDA-capable device is detected", "doctor"),
+        ("CUDA error: invalid device ordinal", "CUDA_VISIBLE_DEVICES"),
+        ("Torch not compiled with CUDA enabled", "wheel"),
+        (
+            "Unexpected error from cudaGetDeviceCount(). Error 804: forward compatibility was attempted on CUDA",
+            "restart",
+        ),
+        ("CUDA error: uncorrectable ECC error encountered", "ECC"),
     ],
 )
 def test_what_cuda_says_comes_with_what_to_do(raised, says):
     told = reasons.one_line(RuntimeError(raised))
     assert says in told and "CUDA" in told and "\n" not in told and len(told) < 300
+
+
+def test_a_missing_driver_is_said():
+    raised = "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and installed a driver."
+    assert "nvidia-smi" in reasons.one_line(RuntimeError(raised))
 
 
 def test_other_memory_is_not_the_gpus():

@@ -1,12 +1,9 @@
 """``frugalbench check``."""
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from frugalbench.analysis.load import Run
 from frugalbench.cli import output
 from frugalbench.schema import FrugalbenchError
 
@@ -14,10 +11,11 @@ from frugalbench.schema import FrugalbenchError
 def main(arguments: argparse.Namespace) -> int:
     """Say whether a file may be taken, and each reason against it; 1 where it may not."""
     from frugalbench.analysis.submission.vet import vet
+    from frugalbench.cli.replay import checks, page_of
 
     path = Path(arguments.file)
     try:
-        report, files = vet(path, identity)
+        report, files = vet(path, checks(), page_of)
     except OSError as problem:
         raise FrugalbenchError(f"{path}: cannot be read: {problem.strerror}") from None
     if arguments.unpack and report.accepted:
@@ -54,26 +52,3 @@ def _unpack(files: dict[str, bytes], folder: Path) -> None:
             (folder / name).write_bytes(content)
     except OSError as problem:
         raise FrugalbenchError(f"{folder}: cannot be written: {problem.strerror}") from None
-
-
-def identity(run: Run) -> Iterator[tuple[str, str]]:
-    """Name and fingerprint follow from the rest of the description, which is therefore all of one piece.
-
-    Asked only of runs of this version: another one may describe machines otherwise.
-    """
-    from frugalbench import __version__
-    from frugalbench.machine import Machine
-
-    if run.manifest.versions.get("frugalbench") != __version__:
-        return
-    names = {item.name for item in fields(Machine)}
-    for moment in ("machine_before", "machine_after"):
-        told = getattr(run.manifest, moment) or {}
-        if not names <= told.keys():
-            yield "manifest.json", f"{moment} lacks {', '.join(sorted(names - told.keys())[:4])}"
-            continue
-        listed = {name: told[name] for name in names}
-        listed |= {name: tuple(told[name] or ()) for name in ("flags", "gpus")}
-        machine = Machine(**listed)
-        if told.get("fingerprint") != machine.fingerprint or told.get("name") != machine.name:
-            yield "manifest.json", f"fingerprint and name in {moment} are not those of the machine that it describes"

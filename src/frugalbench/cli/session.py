@@ -13,11 +13,13 @@ from typing import Any
 
 import msgspec
 
+from frugalbench import __version__
 from frugalbench.analysis.claims import claims_hash, evaluate, load_claims
 from frugalbench.analysis.decide import decide
 from frugalbench.analysis.judge import evidence_of
 from frugalbench.analysis.load import Run, load_run
 from frugalbench.analysis.statistics import DEFAULT_FLOOR
+from frugalbench.analysis.submission.turns import GONE_ON
 from frugalbench.analysis.variance import rounds_for
 from frugalbench.cli import output
 from frugalbench.config import Config, from_stored, load_config, require_permission
@@ -67,6 +69,7 @@ def run(
     if resume:
         settings = _same_config(path, machine, settings, time_budget_s, allow_code)
         store, manifest, before = _reopen(path)
+        manifest = _gone_on(manifest, len(before))
     else:
         plan = make_plan(settings, machine, only, device, allow_code)
         said = require_device(plan)
@@ -111,6 +114,36 @@ def all_overrides(overrides: Sequence[str], seed: int | None, time_budget_s: flo
 def default_out(name: str) -> Path:
     """Where a run of the config ``name`` goes unless the user says so."""
     return Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def _gone_on(manifest: Manifest, records: int) -> Manifest:
+    said = f"{GONE_ON} at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, after {records} records"
+    return msgspec.structs.replace(manifest, notes=(*manifest.notes, said))
+
+
+def _elapsed_s(manifest: Manifest, before: Sequence[Record]) -> float:
+    """The run's clock when it is gone on with: since its start, and in any case after all that it holds."""
+    if not before:
+        return 0.0
+    since_s = (datetime.now(UTC) - datetime.fromisoformat(manifest.started)).total_seconds()
+    ends = [sample.start_s + sample.environment.wall_s for record in before for sample in record.samples]
+    ends += [reading.start_s + reading.window_s for record in before for reading in record.readings]
+    return max(since_s, max(ends, default=0.0) + 1.0)
+
+
+def _together(before: Harness | None, now: Harness) -> Harness:
+    """What the harness cost in all sessions of a run that told it; one that was killed did not."""
+    if before is None:
+        return now
+    peaks = [item.peak_pss_bytes for item in (before, now) if item.peak_pss_bytes is not None]
+    return Harness(
+        wall_s=before.wall_s + now.wall_s,
+        parent_cpu_s=before.parent_cpu_s + now.parent_cpu_s,
+        measuring_s=before.measuring_s + now.measuring_s,
+        prepared_s=before.prepared_s + now.prepared_s,
+        modelling_cpu_s=before.modelling_cpu_s + now.modelling_cpu_s,
+        peak_pss_bytes=max(peaks, default=None),
+    )
 
 
 def _reopen(path: Path) -> tuple[Store, Manifest, list[Record]]:
@@ -182,7 +215,8 @@ def _execute(
     plugins: Mapping[str, str] | None = None,
 ) -> None:
     rounds = partial(rounds_for, configured=config.measure.rounds)
-    engine = Engine(manifest.plan, config, store, choose, machine.logical_cores, progress, before, rounds, plugins)
+    cores, elapsed_s = machine.logical_cores, _elapsed_s(manifest, before)
+    engine = Engine(manifest.plan, config, store, choose, cores, progress, before, rounds, plugins, elapsed_s)
     begin_s, cpu_s = time.monotonic(), time.process_time()
     outcome = engine.run()
     harness = Harness(
@@ -193,7 +227,7 @@ def _execute(
         modelling_cpu_s=outcome.modelling_cpu_s,
         peak_pss_bytes=outcome.peak_pss_bytes or None,
     )
-    store.write_manifest(_finished(manifest, outcome, harness))
+    store.write_manifest(_finished(manifest, outcome, _together(manifest.harness, harness)))
 
 
 def measure(
@@ -233,7 +267,7 @@ def _finished(manifest: Manifest, outcome: Outcome, harness: Harness) -> Manifes
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"frugalbench": __version__}
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)

@@ -4,6 +4,7 @@ import argparse
 import getpass
 import os
 import platform
+import re
 import socket
 import sys
 import tempfile
@@ -20,6 +21,9 @@ from frugalbench.cli import output, session
 from frugalbench.schema import FrugalbenchError
 
 MOST_SHOWN = 6
+LEAST_SECRET = 8
+"""Characters of an environment variable's value that is looked for; shorter ones stand in words by chance."""
+_SECRET = re.compile(r"(?i)token|secret|passw|api_?key|access_key|credential")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -51,17 +55,19 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _names() -> set[str]:
-    """Words that name this host, its user and the folder that is theirs."""
+    """Words that name this host, its user and the folder that is theirs, and secrets of its environment."""
     host = {socket.gethostname(), platform.node(), os.environ.get("HOSTNAME", "")}
     people = {os.environ.get(key, "") for key in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")} | {Path.home().name}
     with suppress(OSError, KeyError):
         people.add(getpass.getuser())
-    return {part for name in host for part in (name, name.partition(".")[0])} | people
+    secret = {value for key, value in os.environ.items() if _SECRET.search(key) and len(value) >= LEAST_SECRET}
+    return {part for name in host for part in (name, name.partition(".")[0])} | people | secret
 
 
 def _files(run: Run, scrubber: Any, page: bool) -> tuple[dict[str, bytes], str]:
     """Entries of the archive, and what to say of the self-test."""
     from frugalbench.analysis.submission.vet import PRESENT
+    from frugalbench.cli.replay import page_of
 
     lines = (run.path / "records.jsonl").read_bytes().split(b"\n")
     manifest = msgspec.json.decode((run.path / "manifest.json").read_bytes())
@@ -73,7 +79,7 @@ def _files(run: Run, scrubber: Any, page: bool) -> tuple[dict[str, bytes], str]:
     if self_test is not None:
         found["selftest.json"] = msgspec.json.encode(scrubber.clean(self_test))
     if page:
-        found["report.html"] = _page(found)
+        found["report.html"] = page_of(found)
     return found, PRESENT if self_test is not None else why
 
 
@@ -96,27 +102,15 @@ def _self_test(run: Run) -> tuple[dict[str, Any] | None, str]:
     return None, "this machine's self-test is not the one that the run used" if results else "never self-tested"
 
 
-def _page(files: dict[str, bytes]) -> bytes:
-    """The report of the cleaned run, so that it holds nothing that the other files lack."""
-    from frugalbench.report.render import render
-
-    with tempfile.TemporaryDirectory(prefix="frugalbench-") as folder:
-        for name, content in files.items():
-            Path(folder, name).write_bytes(content)
-        runs = [load_run(folder)]
-        made = render(runs, session.judge(runs), "html", None)
-        return (made.encode() if isinstance(made, str) else made).replace(folder.encode(), b"the run")
-
-
 def _checked(content: bytes, target: Path) -> dict[str, Any]:
     """What ``frugalbench check`` says of the bytes that would be written."""
     from frugalbench.analysis.submission.vet import vet
-    from frugalbench.cli.check import identity
+    from frugalbench.cli.replay import checks, page_of
 
     with tempfile.TemporaryDirectory(prefix="frugalbench-") as folder:
         file = Path(folder) / target.name
         file.write_bytes(content)
-        return dict(msgspec.to_builtins(vet(file, identity)[0]))
+        return dict(msgspec.to_builtins(vet(file, checks(), page_of)[0]))
 
 
 def _show(removed: dict[str, Any], report: dict[str, Any], self_test: str) -> None:

@@ -66,7 +66,9 @@ class Engine:
         before: Sequence[Record] = (),
         choose_rounds: ChooseRounds = lambda _records, _fixed_s, _round_s: None,
         plugins: Mapping[str, str] | None = None,
+        elapsed_s: float = 0.0,
     ):
+        """``before`` are the records of a run that is gone on with, ``elapsed_s`` its clock: starts stay in order."""
         self.plan = plan
         self.measure = config.measure
         self.store = store
@@ -89,7 +91,7 @@ class Engine:
             cores=cores,
             cache_dir=str(cache),
             scratch_dir=str(store.scratch),
-            start_s=start_s,
+            start_s=start_s - elapsed_s,
             clock=time.monotonic,
             deadline_s=start_s + budget_s,
             grace_s=max(1.0, 0.05 * budget_s),

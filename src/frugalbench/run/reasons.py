@@ -22,10 +22,17 @@ _GPU = {
     "no kernel image": "this torch has no kernels for this GPU; install a build for it",
     "GPU is lost": "the GPU was lost; see `dmesg` for Xid, and reset it or restart",
     "device is lost": "the GPU was lost; see `dmesg` for Xid, and reset it or restart",
+    "ALLOC_FAILED": "the GPU's memory is full; take fewer arms, or make the shape smaller",
+    "no CUDA-capable device": "CUDA sees no GPU; `frugalbench doctor` says what hides it",
+    "invalid device ordinal": "CUDA sees fewer GPUs than asked for; see CUDA_VISIBLE_DEVICES",
+    "no NVIDIA driver": "the driver is missing (a container needs its libraries too); `nvidia-smi` must work",
+    "not compiled with CUDA": "this torch was built without CUDA; `frugalbench doctor` names the wheel",
+    "forward compatibility": "the driver was updated and not loaded anew, or serves no such CUDA; restart",
+    "uncorrectable ECC": "the GPU's memory is broken; see `nvidia-smi -q -d ECC`, and reset it or restart",
     "unspecified launch failure": "a kernel crashed on the GPU, and with it this worker's context",
     "illegal memory access": "a kernel crashed on the GPU, and with it this worker's context",
 }
-"""Words in what CUDA or torch says to what it means here."""
+"""Words in what CUDA or torch says (some recalled, 2026-11) to what it means here."""
 _LONGEST = 500
 _TAIL_BYTES = 4096
 
@@ -42,7 +49,7 @@ def one_line(problem: BaseException) -> str:
 
 def _of_a_gpu(name: str, text: str) -> str:
     """What to do about CUDA's own messages; nothing where it is none of those."""
-    if "CUDA" not in text and name != "OutOfMemoryError":
+    if "CUDA" not in text and "NVIDIA" not in text and name != "OutOfMemoryError":
         return ""
     return next((f"{said}: {brief[:_LONGEST]}" for words, said in _GPU.items() if words in text
                  for brief in [text.partition(". ")[0]]), "")  # fmt: skip

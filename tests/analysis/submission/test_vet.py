@@ -6,7 +6,7 @@ import pytest
 
 import forgery
 from frugalbench.analysis.submission.vet import vet
-from frugalbench.cli.check import identity
+from frugalbench.cli.replay import checks, page_of
 
 GOOD = tuple(forgery.good())
 FORGED = tuple(forgery.forged())
@@ -16,7 +16,7 @@ FORGED = tuple(forgery.forged())
 def test_good_ones_are_accepted(parts, tmp_path: Path) -> None:
     file = tmp_path / "good.zip"
     file.write_bytes(parts.packed())
-    report, files = vet(file, identity)
+    report, files = vet(file, checks(), page_of)
     assert report.refusals == () and report.accepted
     assert files.keys() >= {"manifest.json", "records.jsonl"} and report.contents["records"] == len(parts.records)
 
@@ -26,10 +26,10 @@ def test_forged_ones_are_refused_with_the_right_reason(tmp_path: Path) -> None:
     for name, content, expected in FORGED:
         file = tmp_path / "forged.zip"
         file.write_bytes(content)
-        report, _ = vet(file, identity)
+        report, _ = vet(file, checks(), page_of)
         found = {refusal.check for refusal in report.refusals}
         if not found & expected:
             misses.append((name, expected, report.refusals))
         assert all(refusal.reason and len(refusal.reason) < 500 for refusal in report.refusals)
-    assert len(FORGED) >= 100 and len(GOOD) == 20
+    assert len(FORGED) >= 170 and len(GOOD) == 20
     assert len(misses) <= 0.05 * len(FORGED), misses

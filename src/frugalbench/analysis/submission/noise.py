@@ -24,6 +24,8 @@ SAME_DIGIT = 0.3
 """Share of the commonest digit in the place of 100 ns; by chance a tenth."""
 SAME_GAP = 0.2
 """Share of the commonest overhead between window and look, to the nanosecond."""
+MANY, MOST_WITHOUT_WAIT = 100, 0.5
+"""Turns that did not look whether the worker before them was quiet; 3% were seen, the first of each replicate."""
 LEAST_SPREAD = 2e-5
 """Of the times of five or more windows: 0.4 us in 20 ms. The steadiest record so far has 0.6%."""
 ALIKE = 0.005
@@ -95,6 +97,21 @@ def regular(run: Run) -> Iterator[Finding]:
             yield name(record), f"{len(times)} windows share {len(set(times))} values"
         elif len(times) >= 4 and _counts_up(times):
             yield name(record), "the times grow by equal steps"
+    yield from _still(run)
+
+
+def _still(run: Run) -> Iterator[Finding]:
+    """Fresh starts of one case differ, too."""
+    found: dict[str, list[float]] = {}
+    for record in run.records:
+        if record.replicate:
+            found.setdefault(record.case.id, []).extend(sample.time_s for sample in record.samples)
+    for case, times in found.items():
+        if len(times) >= 5 and max(times) - min(times) < LEAST_SPREAD * median(times):
+            yield (
+                case,
+                f"{len(times)} windows of several fresh starts whose times differ by less than {LEAST_SPREAD:.0e}",
+            )
 
 
 def _counts_up(times: Sequence[float]) -> bool:
@@ -147,3 +164,9 @@ def environment(run: Run) -> Iterator[Finding]:
     same = sum(s.environment.cpu_s == s.environment.wall_s for _, s in samples) / len(samples)
     if same > SAME_GAP:
         yield "records.jsonl", f"cpu_s equals wall_s exactly in {same:.0%} of the samples: two clocks never agree so"
+    waits = [s.environment.quiet_wait_s for _, s in samples if s.turn > 1]
+    if len(waits) >= MANY and waits.count(0.0) > MOST_WITHOUT_WAIT * len(waits):
+        yield (
+            "records.jsonl",
+            f"{waits.count(0.0)} of {len(waits)} turns waited for no worker before them: that takes time",
+        )

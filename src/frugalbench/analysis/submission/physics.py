@@ -1,4 +1,4 @@
-"""Rates, joules, clocks and sizes that the run's own machine, or any machine, cannot reach."""
+"""Rates, joules and clocks that the run's own machine, or any machine, cannot reach."""
 
 import tomllib
 from collections.abc import Iterator
@@ -7,10 +7,9 @@ from statistics import median
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row, measured_peaks, rows
-from frugalbench.analysis.statistics import latest
 from frugalbench.analysis.submission.turns import Finding, name
 from frugalbench.paths import data
-from frugalbench.schema import Reading, Record, Role, Sample, Status, Tier
+from frugalbench.schema import Reading, Record, Role, Sample, Tier
 from frugalbench.units import si
 
 OVER_ROOF = 2.0
@@ -20,6 +19,7 @@ CACHE_MULTIPLE = 2
 UNKNOWN_CACHE_BYTES = 32 * 2**20
 MOST_CLOCK_HZ, LEAST_CLOCK_HZ = 6.5e9, 1e8
 """Of any processor sold: the fastest reach 6.2 GHz."""
+MOST_GPU_MEMORY_CLOCK_HZ = 2e10
 MOST_GPU_CLOCK_HZ = 4e9
 """Of a board whose own limit the manifest does not tell."""
 MOST_AHEAD, MOST_AHEAD_S = 1.02, 20e-6
@@ -37,7 +37,14 @@ BELOW_IDLE = 0.8
 OVER_TDP = 1.5
 MOST_CORE_W, MOST_PACKAGE_W = 20.0, 1000.0
 """Power of processors: the larger of so much for each usable core and so much in all."""
+_AS_TOLD = {
+    "h100 80gb hbm3": "h100 sxm", "h200": "h200 sxm", "h800": "h800 sxm", "a100-sxm4-80gb": "a100 80gb sxm",
+    "a100-sxm-80gb": "a100 80gb sxm",
+}  # fmt: skip
+"""What a driver calls a board, to its name in ``data/hardware``."""
 MOST_BOARD_W = 2000.0
+LEAST_BOARD_C = 5.0
+"""Of a chip that computes."""
 
 
 @cache
@@ -57,12 +64,15 @@ def figures() -> dict[str, dict[str, float]]:
 
 def _device(text: str) -> dict[str, float]:
     """Figures of the device that ``text`` names by all words of its name; the longest name wins."""
+    for told, known in _AS_TOLD.items():
+        if told in text.lower():
+            return figures().get(known, {})
     words = set(text.lower().replace("-", " ").replace("(r)", " ").split())
     fitting = [key for key in figures() if set(key.replace("-", " ").split()) <= words]
     return figures()[max(fitting, key=len)] if fitting else {}
 
 
-class _Host:
+class Host:
     """What the manifest says of the machine, with what is known of such machines."""
 
     def __init__(self, run: Run) -> None:
@@ -79,8 +89,16 @@ class _Host:
         self.gpus = [str(item) for item in gpus] if isinstance(gpus, list) else []
         boards = machine.get("gpu_boards")
         board = boards[0] if isinstance(boards, list) and boards and isinstance(boards[0], dict) else {}
+        cache_bytes = board.get("l2_bytes")
+        self.card_cache_bytes = (
+            float(cache_bytes) if isinstance(cache_bytes, int | float) and cache_bytes > 0 else MOST_CARD_CACHE_BYTES
+        )
         told_hz = board.get("most_clock_hz")
         self.gpu_clock_hz = float(told_hz) if isinstance(told_hz, int | float) and told_hz > 0 else MOST_GPU_CLOCK_HZ
+        memory_hz = board.get("most_memory_clock_hz")
+        self.gpu_memory_clock_hz = (
+            float(memory_hz) if isinstance(memory_hz, int | float) and memory_hz > 0 else MOST_GPU_MEMORY_CLOCK_HZ
+        )
         self.processor = _device(str(machine.get("cpu_model", "")))
         self.card = _device(self.gpus[0]) if self.gpus else {}
 
@@ -97,7 +115,7 @@ class _Host:
 
 def roofline(run: Run) -> Iterator[Finding]:
     """No case is faster than the peaks of the same run, and no peak than silicon."""
-    host = _Host(run)
+    host = Host(run)
     for (device, peak), rate in measured_peaks(run).items():
         if (limit := _peak_limit(host, device, peak)) is not None and rate > limit:
             yield (
@@ -108,7 +126,7 @@ def roofline(run: Run) -> Iterator[Finding]:
         yield from ((row.case, reason) for reason in _over(row, host))
 
 
-def _peak_limit(host: _Host, device: str, peak: str) -> float | None:
+def _peak_limit(host: Host, device: str, peak: str) -> float | None:
     if device != "cpu":
         return _card_limit(host, peak)
     if peak == "fp32_flop_per_s":
@@ -120,7 +138,7 @@ def _peak_limit(host: _Host, device: str, peak: str) -> float | None:
     return MOST_READ_BYTES_PER_S if peak.endswith("_bytes_per_s") else None
 
 
-def _card_limit(host: _Host, peak: str) -> float | None:
+def _card_limit(host: Host, peak: str) -> float | None:
     known = {
         "fp32_flop_per_s": ("tf32_dense_flop_per_s", "fp32_dense_flop_per_s"),
         "bf16_flop_per_s": ("bf16_dense_flop_per_s",),
@@ -135,7 +153,7 @@ def _card_limit(host: _Host, peak: str) -> float | None:
     return None if figure is None else OVER_DATA_SHEET * figure * max(1, len(host.gpus))
 
 
-def _over(row: Row, host: _Host) -> Iterator[str]:
+def _over(row: Row, host: Host) -> Iterator[str]:
     if row.mfu is not None and row.mfu > OVER_ROOF:
         yield f"computes at {row.mfu:.2g} times the peak that this run measured"
     elif row.device == "cpu" and row.flop_per_s is not None:
@@ -145,13 +163,16 @@ def _over(row: Row, host: _Host) -> Iterator[str]:
     most = _card_limit(host, "read_bytes_per_s") if row.device != "cpu" else None
     if most and (row.bytes_per_s or 0) > most and (row.traffic_bytes or 0) > MOST_CARD_CACHE_BYTES:
         yield f"moves {si(row.bytes_per_s, '')}B/s; the card reaches {si(most, '')}"
+    stored = min(row.weight_bytes or 0.0, row.traffic_bytes or 0.0)
+    if most and row.time_s and stored > CACHE_MULTIPLE * host.card_cache_bytes and stored / row.time_s > most:
+        yield f"reads weights at {si(stored / row.time_s, '')}B/s; the card reaches {si(most, '')}"
     if row.mbu is not None and row.mbu > OVER_ROOF and (row.traffic_bytes or 0) > CACHE_MULTIPLE * host.cache_bytes:
         yield f"moves memory at {row.mbu:.2g} times the rate that this run measured, too much for its cache"
 
 
 def clocks(run: Run) -> Iterator[Finding]:
     """Clocks and temperatures of the processor and of the GPU, and the two clocks of a window against each other."""
-    host = _Host(run)
+    host = Host(run)
     for record in run.records:
         found = (reason for sample in record.samples if (reason := _gpu_fault(sample, host)))
         yield from ((name(record), reason) for reason in list(found)[:1])
@@ -168,12 +189,17 @@ def clocks(run: Run) -> Iterator[Finding]:
                 break
 
 
-def _gpu_fault(sample: Sample, host: _Host) -> str | None:
+def _gpu_fault(sample: Sample, host: Host) -> str | None:
     """What no board does: run faster than its own clock, glow, compute longer than the window lasted."""
     clock_hz, heat_c = sample.environment.gpu_clock_hz, sample.environment.gpu_temperature_c
     if clock_hz is not None and not 0 < clock_hz <= host.gpu_clock_hz:
         return f"a GPU clock of {clock_hz / 1e9:.3g} GHz; that board runs up to {host.gpu_clock_hz / 1e9:.3g}"
-    if heat_c is not None and not -30 <= heat_c <= 125:
+    memory_hz = sample.environment.gpu_memory_clock_hz
+    if memory_hz is not None and not 0 < memory_hz <= host.gpu_memory_clock_hz:
+        return (
+            f"a memory clock of {memory_hz / 1e9:.3g} GHz; that board's runs up to {host.gpu_memory_clock_hz / 1e9:.3g}"
+        )
+    if heat_c is not None and not LEAST_BOARD_C <= heat_c <= 125:
         return f"a GPU at {heat_c:.3g} °C"
     if sample.device_s is not None and not 0 <= sample.device_s <= MOST_AHEAD * sample.time_s + MOST_AHEAD_S:
         return f"{sample.device_s:.3g} s of the device in a call of {sample.time_s:.3g} s"
@@ -182,7 +208,7 @@ def _gpu_fault(sample: Sample, host: _Host) -> str | None:
 
 def joules(run: Run) -> Iterator[Finding]:
     """Measured energy: above idle, below what the device can draw, and by something that measures."""
-    host = _Host(run)
+    host = Host(run)
     idle_w = _idle_w(run)
     measured: list[tuple[Record, Reading]] = [
         (r, reading) for r in run.records for reading in r.readings if reading.tier is Tier.MEASURED
@@ -207,7 +233,7 @@ def _idle_w(run: Run) -> dict[tuple[str, str], float]:
     return {key: median(values) for key, values in found.items()}
 
 
-def _reading_fault(reading: Reading, idle_w: float | None, host: _Host) -> str | None:
+def _reading_fault(reading: Reading, idle_w: float | None, host: Host) -> str | None:
     if "declared" in reading.method:
         return "joules of a declared model called measured"
     if reading.joule is None:
@@ -225,7 +251,7 @@ def _reading_fault(reading: Reading, idle_w: float | None, host: _Host) -> str |
     return None
 
 
-def _most_w(reading: Reading, host: _Host) -> float:
+def _most_w(reading: Reading, host: Host) -> float:
     """A package's counter also covers cores that the run could not use, a machine's its boards."""
     known = host.card.get("tdp_w")
     boards_w = (MOST_BOARD_W if known is None else OVER_TDP * known) * max(1, len(host.gpus))
@@ -233,20 +259,3 @@ def _most_w(reading: Reading, host: _Host) -> float:
     if "gpu" in reading.scope:
         return boards_w
     return package_w if "package" in reading.scope else package_w + (boards_w if host.gpus else 0.0) + MOST_PACKAGE_W
-
-
-def outputs(run: Run) -> Iterator[Finding]:
-    """No time without a passed check of the output; sizes that fit the machine."""
-    host = _Host(run)
-    for record in latest(run.records):
-        found = record.verification
-        if record.samples and record.status in (Status.OK, Status.CAPPED) and record.tier is not Tier.PUBLISHED:
-            if found is None or not found.passed:
-                yield name(record), "is timed although its output was not checked, or was wrong"
-            elif found.error is not None and not 0 <= found.error <= found.tolerance:
-                yield name(record), f"an error of {found.error:.3g} passed a tolerance of {found.tolerance:.3g}"
-        if host.memory_bytes and record.pss_bytes and record.pss_bytes > host.memory_bytes:
-            yield name(record), f"held {record.pss_bytes:.3g} bytes on a machine of {host.memory_bytes:.3g}"
-        threads = record.worker.threads if record.worker else None
-        if threads is not None and threads > 4 * host.cores + 64:
-            yield name(record), f"{threads} threads on {host.cores} cores"

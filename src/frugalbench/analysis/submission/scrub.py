@@ -13,17 +13,35 @@ from typing import Any
 _UUID = re.compile(r"(?i)\b(?:GPU-|MIG-(?:GPU-)?)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _MAC = re.compile(r"(?i)(?<![\w:-])(?:[0-9a-f]{2}([:-]))(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}(?![\w:-])")
 _ADDRESS = re.compile(
-    r"(?<![\w:.])(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){2,7})(?![\w:]|\.\d)"
+    r"(?<![\w:.])(?:[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){1,6}:)?\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)"
+    r"|(?<![\w:.])[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){2,7}(?![\w:]|\.\d)"
 )
-_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}\b")
-_URL = re.compile(r"(?i)\b(?:https?|file|ssh|s3|gs)://[^\s\"'<>,;]+")
+_HOST = re.compile(
+    r"(?i)(?<![\w.-])(?:[\w-]+\.)+(?:local|lan|corp|intranet|localdomain|home\.arpa|compute\.internal)(?![\w.-]*\w)"
+    r"|\bip-\d{1,3}(?:-\d{1,3}){3}\b"
+)
+_MAIL = re.compile(
+    r"(?<![\w.+-])(?:[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}|[A-Za-z][\w.+-]*@(?!cuda|cpu|sim)[A-Za-z][\w.]*[-\d][\w.-]*)(?![\w@])"
+)
+_URL = re.compile(r"(?i)\b[a-z][a-z0-9+.-]{1,15}://[^\s\"'<>,;]+")
+_ROOTS = r"/(?:home|Users|root|mnt|media|scratch|gpfs|lustre|nfs|export/home|var/folders)/"
 _PATH = re.compile(
-    r"(?<![\w.:/~<>\\-])(?:~(?=/)|(?=/))(?:/[\w.+@%=,:~-]+)+/?|\b[A-Za-z]:\\[^\s\"'<>|;]+|\\\\[\w.-]+\\[^\s\"'<>|;]+"
+    rf"(?<!\w){_ROOTS}[^\s\"'<>,;:()]+|(?<=[-A-Z][ILB]){_ROOTS}[^\s\"'<>,;:()]+"
+    r"|(?<![\w.:/<>\\-])~[A-Za-z][\w.-]*/[^\s\"'<>,;]*|(?<![\w/.])(?:\.\./)+[\w.+@%=,:~/-]+"
+    r"|(?<=[a-z]:)(?=/\w)(?:/[\w.+@%=,:~-]+)+/?"
+    r"|(?<![\w.:/~<>\\-])(?:~(?=/)|(?=/))(?:/[\w.+@%=,:~-]+)+/?"
+    r"|\b[A-Za-z]:\\(?:Users|Documents and Settings)\\[^\"'<>|;:*?\n]+"
+    r"|\b[A-Za-z]:[\\/](?![\\/])[^\s\"'<>|;]+|\\\\[\w.-]+\\[^\s\"'<>|;]+"
+)
+_VARIABLE = re.compile(
+    r"(?<![A-Za-z0-9])(?:HOSTNAME|HOST|MASTER_ADDR|USER|USERNAME|LOGNAME|SUDO_USER|HOME|PWD|OLDPWD|SSH_[A-Z]+"
+    r"|SLURM_[A-Z_]+|[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS?)[A-Z0-9_]*)"
+    r"=(?!<)[^\s,;'\"]+"
 )
 _SERIAL = re.compile(r"(?i)\b(?:serial(?:[ _-]?(?:number|no\.?))?|s/n)\s*[:=#]?\s*((?=[A-Z-]*\d)[A-Z0-9-]{5,})")
 _CREDENTIAL = re.compile(
-    r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}"
-    r"|(?i:\b(?:password|passwd|secret|api[_-]?key|bearer)\s*[:= ]\s*)(?!<)\S{4,}"
+    r"\b(?:hf_|sk-|sk_live_|gh[pousr]_|github_pat_|glpat-|xox[abeps]-|AKIA|ASIA|AIza|npm_|pypi-|eyJ)[A-Za-z0-9_.-]{12,}"
+    r"|(?i:\b(?:password|passwd|secret|api[_-]?key|bearer|(?:access|auth|api|hf)[_-]?token)\s*[:= ]\s*)(?!<)\S{4,}"
 )
 _PUBLIC_PATHS = ("/proc/", "/sys/", "/dev/null", "/dev/nvidia", "/onnxruntime_src/")
 """Names that every machine has, and the folder that ONNX Runtime's own messages name."""
@@ -34,6 +52,8 @@ _PRIVATE_KEYS = frozenset(
         *("mac", "mac_address", "ip", "ip_address", "prometheus_url", "pci_bus_id"),
     }
 )
+_NUMBERED_KEYS = frozenset({"serial", "serial_number", "board_serial", "machine_id", "asset_tag"})
+"""Those whose values may be plain numbers."""
 _VERSION_KEYS = frozenset({"versions", "libraries"})
 """Version numbers of four parts look like addresses."""
 _PACKED_KEYS = frozenset({"correct", "starts"})
@@ -41,6 +61,7 @@ _PACKED_KEYS = frozenset({"correct", "starts"})
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _REPLACED = re.compile(r"<[a-z]+-\d+>")
 _COMMON_WORDS = frozenset({"root", "user", "admin", "localhost", "ubuntu", "runner", "linux", "machine", "test", "cpu"})
+MOST_KEPT = 100_000
 LEAST_NAME = 3
 """Shorter host and user names would hit words that have nothing to do with them."""
 
@@ -52,6 +73,7 @@ class Scrubber:
         """``names``: of this host and its user, known only where the file is packed."""
         self.removed: dict[str, Counter[str]] = {}
         self._numbers: dict[tuple[str, str], int] = {}
+        self._harmless: set[tuple[str, bool]] = set()
         chosen = sorted({n for n in names if len(n) >= LEAST_NAME and n.lower() not in _COMMON_WORDS}, key=len)
         words = "|".join(re.escape(name) for name in reversed(chosen))
         self._names = re.compile(rf"(?i)(?<![A-Za-z0-9])(?:{words})(?![A-Za-z0-9])") if words else None
@@ -63,7 +85,7 @@ class Scrubber:
                 self._text(name, versions): self.clean(item, name, versions or name in _VERSION_KEYS)
                 for name, item in value.items()
             }
-        if key.lower() in _PRIVATE_KEYS and _tells(value):
+        if _tells(re.sub(r"[ -]", "_", key.lower()), value):
             return self._note("field", str(value))
         if isinstance(value, list | tuple):
             return [self.clean(item, key, versions) for item in value]
@@ -72,11 +94,19 @@ class Scrubber:
         return self._text(value, versions)
 
     def _text(self, text: str, versions: bool) -> str:
+        """Records repeat their keys and words: what was found harmless is not looked at again."""
+        if (text, versions) in self._harmless:
+            return text
+        cleaned = text
         for kind, pattern, keep in _PATTERNS:
             if kind == "address" and versions:
                 continue
-            text = pattern.sub(self._replacing(kind, keep), text)
-        return text if self._names is None else self._names.sub(self._replacing("name", _never), text)
+            cleaned = pattern.sub(self._replacing(kind, keep), cleaned)
+        if self._names is not None:
+            cleaned = self._names.sub(self._replacing("name", _never), cleaned)
+        if cleaned == text and len(self._harmless) < MOST_KEPT:
+            self._harmless.add((text, versions))
+        return cleaned
 
     def _replacing(self, kind: str, keep: Callable[[str], bool]) -> Callable[[re.Match[str]], str]:
         def replace(match: re.Match[str]) -> str:
@@ -90,8 +120,10 @@ class Scrubber:
         return f"<{kind}-{number}>"
 
 
-def _tells(value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and not _REPLACED.fullmatch(value)
+def _tells(key: str, value: Any) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return key in _NUMBERED_KEYS and value != 0
+    return key in _PRIVATE_KEYS and isinstance(value, str) and bool(value) and not _REPLACED.fullmatch(value)
 
 
 def _never(_: str) -> bool:
@@ -107,25 +139,30 @@ def _is_no_address(text: str) -> bool:
 
 
 def _is_no_path(text: str) -> bool:
-    return text.startswith(_PUBLIC_PATHS) or (text.count("/") + text.count("\\") < 2 and not text.startswith("/home"))
+    if text.startswith(("~", "..")):
+        return False
+    return text.startswith(_PUBLIC_PATHS) or (text.count("/") + text.count("\\") < 2 and text[1:2] != ":")
 
 
 _PATTERNS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
     ("credential", _CREDENTIAL, _never),
-    ("mail", _MAIL, _never),
+    ("variable", _VARIABLE, _never),
     ("url", _URL, lambda text: text.startswith(("https://github.com/", "https://arxiv.org/"))),
+    ("mail", _MAIL, _never),
     ("uuid", _UUID, _never),
     ("mac", _MAC, _never),
     ("serial", _SERIAL, _never),
     ("path", _PATH, _is_no_path),
     ("address", _ADDRESS, _is_no_address),
+    ("host", _HOST, _never),
 )
 
 
-def secrets(value: Any) -> Iterator[tuple[str, str]]:
-    """Kind and text of whatever in a stranger's document would have been removed."""
+def secrets(*documents: Any) -> Iterator[tuple[str, str]]:
+    """Kind and text of whatever in a stranger's documents would have been removed."""
     scrubber = Scrubber()
-    scrubber.clean(value)
+    for document in documents:
+        scrubber.clean(document)
     for kind, texts in scrubber.removed.items():
         for text in texts:
             yield kind, text

@@ -18,6 +18,8 @@ _DECIDED_AT = re.compile(r"\b(?:settled at|look, at) (\d{1,6}) replicates$")
 Finding = tuple[str, str]
 """Where, and what is wrong."""
 
+GONE_ON = "gone on with"
+"""How the note of a run begins that was interrupted and resumed: its clock went on in between."""
 GAP_FACTOR, GAP_S = 8.0, 5e-3
 """Between a timed window and the look around it: a record's median against the run's. Seen: 4.4 ms beside 0.28."""
 MOST_GAP_S, MOST_GAP_SHARE = 0.2, 0.5
@@ -81,10 +83,10 @@ def _cores(run: Run) -> int:
 
 def turns(run: Run) -> Iterator[Finding]:
     """Nobody computes while another has the baton; turns are numbered in the order in which they were taken."""
-    groups: dict[tuple[str, int], list[tuple[Sample, Record]]] = {}
+    groups: dict[tuple[str, int, bool], list[tuple[Sample, Record]]] = {}
     for record in run.records:
         for sample in record.samples:
-            groups.setdefault((record.comparison, record.replicate), []).append((sample, record))
+            groups.setdefault((record.comparison, record.replicate, record.interrupted), []).append((sample, record))
     for group in groups.values():
         group.sort(key=lambda pair: pair[0].start_s)
         for (before, one), (after, other) in pairwise(group):
@@ -137,7 +139,8 @@ def dates(run: Run) -> Iterator[Finding]:
     if harness.measuring_s + harness.prepared_s > harness.wall_s + 1:
         yield "manifest.json", "the harness measured and prepared for longer than the run took"
     last_s = max((s.start_s + window_s(s) for r in run.records for s in r.samples), default=0.0)
-    if last_s > harness.wall_s + 1:
+    gone_on = any(note.startswith(GONE_ON) for note in manifest.notes)
+    if last_s > (wall_s + 5 if gone_on else harness.wall_s + 1):
         yield "records.jsonl", f"a sample ends at {last_s:.0f} s of a run of {harness.wall_s:.0f} s"
     spent_s = sum(window_s(s) for r in run.records for s in r.samples)
     if spent_s > wall_s + 1:
@@ -162,7 +165,8 @@ def plan(run: Run) -> Iterator[Finding]:
             yield name(record), "is not in the plan of the manifest"
         elif expected != record.case:
             yield name(record), "shape, cost or tolerance differ from those in the plan of the manifest"
-        if record.replicate in seen.setdefault(key, {}) and record.samples:
+        before = seen.setdefault(key, {}).get(record.replicate)
+        if before is not None and record.samples and not before.interrupted:
             yield name(record), "stands twice in records.jsonl"
         seen[key][record.replicate] = record
     if not seen:

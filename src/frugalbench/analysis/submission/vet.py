@@ -1,6 +1,6 @@
 """All that is asked of a stranger's file, in one list of refusals with reasons."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import msgspec
 from frugalbench.analysis.claims import claims_hash
 from frugalbench.analysis.load import Run, decode_run
 from frugalbench.analysis.statistics import DEFAULT_FLOOR
-from frugalbench.analysis.submission import noise, physics, turns
+from frugalbench.analysis.submission import energy, noise, outputs, pauses, physics, turns, wholeness
 from frugalbench.analysis.submission.archive import Index, Unusable, unpack
 from frugalbench.analysis.submission.page import page_fault
 from frugalbench.analysis.submission.scrub import secrets
@@ -20,9 +20,13 @@ from frugalbench.schema import UNREADABLE, Frozen, FrugalbenchError
 from frugalbench.untrusted import brief, shown
 
 MOST_PER_CHECK = 3
+LEAST_PAIRS = 20
+"""Identical pairs that a self-test replays before its floor goes below the default: 1 over alpha."""
 PRESENT = "present"
-_FINISHED = ("complete", "out of time")
+_ENDED = ("complete", "out of time", "interrupted")
+"""States of a run that ended by itself: one that was interrupted keeps its whole replicates, and a remark says so."""
 Check = Callable[[Run], Iterator[Finding]]
+Render = Callable[[dict[str, bytes]], bytes]
 
 
 class Refusal(Frozen, frozen=True, kw_only=True):
@@ -46,9 +50,14 @@ class Report(Frozen, frozen=True, kw_only=True):
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("plan", turns.plan),
+    ("plan", wholeness.arms),
+    ("plan", wholeness.decisions),
     ("dates", turns.dates),
+    ("dates", wholeness.dating),
     ("windows", turns.windows),
     ("turns", turns.turns),
+    ("turns", wholeness.gaps),
+    ("pauses", pauses.pauses),
     ("calls", turns.calls),
     ("resolution", noise.resolution),
     ("copies", noise.copies),
@@ -58,15 +67,18 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("roofline", physics.roofline),
     ("clocks", physics.clocks),
     ("joules", physics.joules),
-    ("outputs", physics.outputs),
+    ("joules", energy.energy),
+    ("outputs", outputs.outputs),
 )
 """Name and rule; a rule yields where and why."""
 
 
-def vet(path: Path, identity: Check | None = None) -> tuple[Report, dict[str, bytes]]:
+def vet(
+    path: Path, further: Sequence[tuple[str, Check]] = (), render: Render | None = None
+) -> tuple[Report, dict[str, bytes]]:
     """The report on a file, and its contents by name (empty where it could not be read).
 
-    ``identity`` is a further rule: whether the machine's fingerprint follows from its description. Raises ``OSError``
+    ``further`` are rules that need the measuring wing, ``render`` makes the page of a run's files. Raises ``OSError``
     where the file cannot be opened.
     """
     try:
@@ -76,15 +88,14 @@ def vet(path: Path, identity: Check | None = None) -> tuple[Report, dict[str, by
         return _refused(path, problem.check, str(problem)), {}
     except FrugalbenchError as problem:
         return _refused(path, "schema", str(problem).split("\n")[0]), {}
-    extra = () if identity is None else (("machine", identity),)
     checks: tuple[tuple[str, Check], ...] = (
         *CHECKS,
-        *extra,
+        *further,
         ("state", _state),
         ("claims", _claims),
         ("self-test", lambda item: _self_test(item, index, files.get("selftest.json"))),
         ("secrets", lambda _: _secrets(files)),
-        ("page", lambda _: _page(files.get("report.html"))),
+        ("page", lambda item: _page(item, files, render)),
     )
     found = tuple(refusal for name, rule in checks for refusal in _apply(name, rule, run))
     report = Report(
@@ -105,7 +116,15 @@ def _apply(check: str, rule: Check, run: Run) -> Iterator[Refusal]:
     try:
         for where, reason in islice(rule(run), MOST_PER_CHECK):
             yield Refusal(check=check, where=shown(where, 200), reason=shown(reason, 400))
-    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+    except (
+        ArithmeticError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+        FrugalbenchError,
+    ) as problem:
         yield Refusal(check=check, where="", reason=f"cannot be computed with: {brief(str(problem))}")
 
 
@@ -126,8 +145,11 @@ def contents(run: Run, files: dict[str, bytes]) -> dict[str, Any]:
 
 
 def _state(run: Run) -> Iterator[Finding]:
-    if run.manifest.state not in _FINISHED:
-        yield "manifest.json", f"the run is {brief(run.manifest.state)}; only finished runs are taken"
+    if run.manifest.state not in _ENDED:
+        yield (
+            "manifest.json",
+            f"the run is {brief(run.manifest.state)}: it did not end by itself. `frugalbench run --resume` finishes it",
+        )
     yield from (("records.jsonl", text) for text in run.problems if "dropped" in text)
 
 
@@ -166,6 +188,17 @@ def _self_test(run: Run, index: Index, content: bytes | None) -> Iterator[Findin
         yield "selftest.json", "is of another machine"
     elif run.manifest.floor is None or abs(found["aa_floor"] - run.manifest.floor) > 1e-9:
         yield "selftest.json", f"found a floor of {found['aa_floor']:.3g}; the run used {run.manifest.floor}"
+    elif found["aa_floor"] < DEFAULT_FLOOR and _pairs(found) < LEAST_PAIRS:
+        yield (
+            "selftest.json",
+            f"its floor rests on {_pairs(found)} pairs of identical arms; {LEAST_PAIRS} are the fewest",
+        )
+
+
+def _pairs(found: dict[str, Any]) -> int:
+    """Replayed comparisons of identical arms, all banks together."""
+    banks = [*found.get("idle", ()), *found.get("loaded", ())]
+    return sum(bank.get("comparisons", 0) for bank in banks if isinstance(bank, dict))
 
 
 def _plain(content: bytes) -> Any:
@@ -178,14 +211,24 @@ def _plain(content: bytes) -> Any:
 def _secrets(files: dict[str, bytes]) -> Iterator[Finding]:
     for name, content in files.items():
         if name.endswith((".json", ".jsonl")):
-            for line in content.split(b"\n") if name.endswith(".jsonl") else (content,):
-                for kind, text in secrets(_plain(line)) if line.strip() else ():
-                    yield name, f"holds what `frugalbench submit` removes: {kind} {brief(text)}"
+            lines = content.split(b"\n") if name.endswith(".jsonl") else (content,)
+            for kind, text in secrets(*(_plain(line) for line in lines if line.strip())):
+                yield name, f"holds what `frugalbench submit` removes: {kind} {brief(text)}"
 
 
-def _page(content: bytes | None) -> Iterator[Finding]:
-    if content is not None and (reason := page_fault(content)):
+def _page(run: Run, files: dict[str, bytes], render: Render | None) -> Iterator[Finding]:
+    """It only shows, and what its records give; claims that have changed since would make another one."""
+    content = files.get("report.html")
+    if content is None:
+        return
+    if reason := page_fault(content):
         yield "report.html", f"holds {reason}; pages of frugalbench only show"
+    elif render is not None and run.manifest.claims_hash == claims_hash() and content != render(_without(files)):
+        yield "report.html", "is not the page that this version makes of its records; leave it out, or pack it again"
+
+
+def _without(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name != "report.html"}
 
 
 def _remarks(run: Run, index: Index) -> Iterator[str]:
