@@ -37,6 +37,8 @@ class Collective(Work):
 
     def __init__(self, dist: Any, operation: str, count: int, buffers: Buffers) -> None:
         self.dist, self.operation, self.count, self._buffers = dist, operation, count, buffers
+        self._gather = _named(dist, "all_gather_single", "all_gather_into_tensor")
+        self._scatter = _named(dist, "reduce_scatter_single", "reduce_scatter_tensor")
         self._stride = -(-count // _STEP) * _STEP
         spanned = min(_MOST_MOVED, len(buffers.source))
         self.places = max(1, min(_MOST_PLACES, spanned // self._stride))
@@ -59,9 +61,9 @@ class Collective(Work):
         elif self.operation == spec.BROADCAST:
             self.dist.broadcast(result[:count], 0)
         elif self.operation == spec.ALL_GATHER:
-            self.dist.all_gather_into_tensor(result[:count], source[:block])
+            self._gather(result[:count], source[:block])
         elif self.operation == spec.REDUCE_SCATTER:
-            self.dist.reduce_scatter_tensor(result[:block], source[:count])
+            self._scatter(result[:block], source[:count])
             return result[:block]
         else:
             self.dist.all_to_all_single(result[:count], source[:count])
@@ -90,6 +92,11 @@ class Collective(Work):
 
     def _begin(self, position: int) -> int:
         return position % self.places * self._stride
+
+
+def _named(dist: Any, name: str, before: str) -> Any:
+    """An operation by its name since torch 2.13, or as it was called before."""
+    return getattr(dist, name, None) or getattr(dist, before)
 
 
 def _badness(error: float) -> float:
