@@ -15,7 +15,8 @@ from frugalbench.cluster.published.predict import Prediction, predict
 SYSTEMS = (
     "8x A100-SXM 40GB", "DGX H100 NDR400 SuperPOD", "GB200 NVL72", "GB300 NVL72", "8x MI300X", "MI355X", "Gaudi2 HLS",
     "A100 PCIe 80GB", "H100 PCIe", "H100 NVL pair", "p3dn.24xlarge V100", "p4d.24xlarge", "Perlmutter A100",
-    "L40S PCIe4", "Summit V100 EDR", "Frontier MI250X", "16x H100 2 nodes TCP 100GbE", "Ascend 910B", "CloudMatrix 384", "RTX 4090",
+    "L40S PCIe4", "Summit V100 EDR", "Frontier MI250X", "16x H100 2 nodes TCP 100GbE", "Ascend 910B", "CloudMatrix 384",
+    "RTX 4090",
 )  # fmt: skip
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "broadcast", "reduce", "sendrecv")
 
