@@ -318,6 +318,20 @@ def one_call(parts: Parts, draw: random.Random) -> None:
                 sample["time_s"], sample["calls"] = sample["time_s"] * sample["calls"], 1
 
 
+def slow_arm_failed(parts: Parts, draw: random.Random) -> None:
+    for record in parts.of(draw.choice(parts.arms())):
+        record |= {"status": "failed", "reason": "worker ended", "samples": [], "readings": [], "warmup": None}
+
+
+def own_void(parts: Parts, draw: random.Random) -> None:
+    _each(parts, draw, lambda s: s.update(void="thermal event"))
+
+
+def no_idle(parts: Parts, draw: random.Random) -> None:
+    for record in parts.records:
+        record["readings"] = [reading for reading in record["readings"] if reading["role"] != "idle"]
+
+
 def promised_self_test(parts: Parts, draw: random.Random) -> None:
     parts.others.pop("selftest.json", None)
     parts.self_test = "present"
@@ -772,6 +786,7 @@ FORGERS: tuple[tuple[Forger, set[str], str], ...] = (
     (dated_back, {"dates"}, "s"), (version_zero, {"dates"}, "s"), (own_page, {"page"}, "s"),
     (typed_self_test, {"self-test"}, "sr"), (pilot_out, {"plan"}, "rt"), (cut_short, {"turns"}, "rt"),
     (board_for_package, {"joules"}, "h"), (one_call, {"joules", "calls"}, "r"),
+    (slow_arm_failed, {"turns"}, "srt"), (own_void, {"environment"}, "srth"), (no_idle, {"joules"}, "h"),
     (infinite, {"schema"}, "s"), (negative, {"schema"}, "s"), (mistyped, {"schema"}, "s"),
 )  # fmt: skip
 """Who forges, which check must say so, and on which good submissions: small run, reference, synthetic, on a card."""

@@ -26,6 +26,10 @@ Finding = tuple[str, str]
 RELEASED = (__version__,)
 BY_FORMULA = ("machine_peaks", "moe_ffn", "quantized_linear", "selftest", "allreduce")
 """Workloads whose cases follow from config and machine alone: nothing is opened, exported or looked up for them."""
+_VOID = re.compile(
+    r"run delay |steal |foreign CPU |memory stall |swapping |CPU throttled$|GPU throttled: |\d+% of the cores busy"
+    r"|\d+ kernels were compiled"
+)
 _MEASURED_VOID = re.compile(r"(run delay|steal|foreign CPU|memory stall) (\d+\.\d) ms above ")
 
 
@@ -187,6 +191,8 @@ def _void_fault(sample: Sample, threads: int, cores: int) -> str | None:
     spoilt = void_reason(sample.environment, threads, cores)
     if spoilt and sample.void is None:
         return f"round {sample.round} counts although its environment spoilt it: {spoilt}"
+    if sample.void and not _VOID.match(sample.void):
+        return f"round {sample.round} is void for {sample.void!r}, which is none of the harness's reasons"
     said = _MEASURED_VOID.match(sample.void or "")
     if said:
         value_s = getattr(sample.environment, said[1].replace("CPU", "cpu").replace(" ", "_") + "_s")

@@ -131,6 +131,9 @@ def _idle(measured: Sequence[Pair]) -> Iterator[Finding]:
         if reading.role is Role.IDLE and reading.window_s > 0:
             mine = powers.setdefault(reading.scope, {}).setdefault(record.comparison, [])
             mine.append((reading.joule or 0.0) / reading.window_s)
+    read = {r.comparison for r, x in measured if x.role is Role.GROSS and x.method.startswith("NVML ")}
+    for comparison in read - {item for found in powers.values() for item in found}:
+        yield comparison, "joules of a board, and no window of it idle"
     for scope, found in powers.items():
         usual = {comparison: median(values) for comparison, values in found.items()}
         low, high = min(usual, key=usual.__getitem__), max(usual, key=usual.__getitem__)

@@ -22,6 +22,7 @@ GONE_ON = "gone on with"
 """How the note of a run begins that was interrupted and resumed: its clock went on in between."""
 GAP_FACTOR, GAP_S = 8.0, 5e-3
 """Between a timed window and the look around it: a record's median against the run's. Seen: 4.4 ms beside 0.28."""
+MOST_WARM_CALLS = 10**9
 MOST_GAP_S, MOST_GAP_SHARE = 0.2, 0.5
 LEAST_FILL, MOST_FILL_OFF = 0.01, math.log(300)
 """A window of several calls is filled to ``sample_s``; medians of 0.046 to 59 times were seen, the small ones where the
@@ -103,6 +104,8 @@ def calls(run: Run) -> Iterator[Finding]:
     wanted_s = _setting(run, "sample_s")
     by_case: dict[str, list[float]] = {}
     for record in run.records:
+        if record.warmup is not None and not 0 <= record.warmup.calls <= MOST_WARM_CALLS:
+            yield name(record), f"a warm-up of {record.warmup.calls:.3g} calls"
         several = [window_s(sample) for sample in record.samples if sample.calls > 1]
         if wanted_s and several and median(several) < LEAST_FILL * wanted_s:
             yield name(record), f"windows of {median(several):.3g} s, where calls were to fill {wanted_s:.3g} s"

@@ -1,7 +1,7 @@
 """Whether everything that was measured is in the file: turns, rounds, replicates and arms without a gap.
 
 A turn is numbered when it ends, from 1 in each replicate of a comparison, and a case's rounds from 0: a number that is
-missing was taken out. Only a worker that failed or was cut short leaves gaps of its own.
+missing was taken out. What a worker had sampled when it failed is kept, so that leaves no gap.
 """
 
 import re
@@ -27,7 +27,7 @@ def gaps(run: Run) -> Iterator[Finding]:
     """Turns and rounds are numbered through, and replicates follow each other in time."""
     groups = _replicates(run)
     for (comparison, number), records in groups.items():
-        if not any(record.interrupted or record.status in (Status.FAILED, Status.SKIPPED) for record in records):
+        if not any(record.interrupted for record in records):
             yield from _missing(f"{comparison}, replicate {number}", records)
     yield from _order(groups)
     cut = [record for record in run.records if record.interrupted]
