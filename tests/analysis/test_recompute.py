@@ -91,7 +91,7 @@ class Reader:
             return 1.0
         token = cost["token"] or 1.0
         if scale == "flop":
-            return cost["flop"] / token
+            return ((cost["flop"] or 0.0) + (cost.get("op") or 0.0)) / token
         names = r["case"].get("peaks") or [""]
         peak = self.peaks.get((r["case"]["device"], names[0]))
         return (cost.get("op") or cost["flop"]) / token / peak if peak else None
@@ -107,12 +107,15 @@ class Reader:
         mine = [r for r in mine if r["comparison"] != "plan"]
         groups = dict.fromkeys((r["comparison"], r["case"]["regime"]) for r in mine)
         several = named or len({comparison for comparison, _ in groups}) > 1
-        for comparison, regime in groups:
+        members = {key: [r for r in mine if (r["comparison"], r["case"]["regime"]) == key] for key in groups}
+        shared = Counter((group[0]["case"]["shape"], regime) for (_, regime), group in members.items())
+        for (_, regime), group in members.items():
             if regime in claim["regimes"]:
-                group = [r for r in mine if (r["comparison"], r["case"]["regime"]) == (comparison, regime)]
-                yield from self._group(claim, rule, regime, group, several)
+                case = group[0]["case"]
+                tokens = f" x {case['cost']['token']:g}" if shared[case["shape"], regime] > 1 else ""
+                yield from self._group(claim, rule, regime, group, f" @ {case['shape']}{tokens}" if several else "")
 
-    def _group(self, claim: dict, rule: dict, regime: str, group: list[dict], several: bool) -> Iterator[Row]:
+    def _group(self, claim: dict, rule: dict, regime: str, group: list[dict], label: str) -> Iterator[Row]:
         group = [r for r in group if not r.get("interrupted")]
         arms: dict[str, dict[int, dict]] = defaultdict(dict)
         pilot: dict[str, list[dict]] = defaultdict(list)
@@ -181,24 +184,29 @@ class Reader:
                 if verdict == "supported" and set(each.values()) != {"supported"}:
                     verdict = "inconclusive"
                 ratio, low, high = (taxed(value) if scale == "tax" else value for value in spans[strongest])
-                label = name + (f" @ {group[0]['case']['shape']}" if several else "")
-                yield (claim["id"], regime, kind, label, strongest, verdict, ratio, low, high)
+                yield (claim["id"], regime, kind, name + label, strongest, verdict, ratio, low, high)
 
     # exact ratios and coverage
 
     def exact(self, claim: dict) -> Iterator[Row]:
-        rule = claim["rule"]
+        """Of layers the first of a format, of whole models each; with its name where a regime has several."""
+        rule, seen = claim["rule"], set()
         for group in rule["groups"]:
+            mine = [r for r in self.records if r["case"]["workload"] == group.get("workload", rule["workload"])]
+            models = "workload" in group
+            named = group["regime"] in seen or (models and len({r["case"]["shape"] for r in mine}) > 1)
+            seen.add(group["regime"])
             for variant in group["variants"]:
-                for r in self.records:
-                    facts = r.get("facts", {})
-                    workload = group.get("workload", rule["workload"])
-                    here = (r["case"]["workload"], r["case"]["variant"]) == (workload, variant)
-                    if here and r["status"] != "failed" and {rule["numerator"], rule["denominator"]} <= facts.keys():
+                spoken = set()
+                for r in mine:
+                    facts, shape = r.get("facts", {}), r["case"]["shape"] if models else ""
+                    told = r["status"] != "failed" and {rule["numerator"], rule["denominator"]} <= facts.keys()
+                    if r["case"]["variant"] == variant and told and shape not in spoken:
+                        spoken.add(shape)
                         ratio = facts[rule["numerator"]]["value"] / facts[rule["denominator"]]["value"]
                         verdict = answer(claim["direction"], group["threshold"], (ratio, ratio, ratio))
-                        yield (claim["id"], group["regime"], None, variant, rule["denominator"], verdict, *[ratio] * 3)
-                        break
+                        name = f"{variant} @ {r['case']['shape']}" if named else variant
+                        yield (claim["id"], group["regime"], None, name, rule["denominator"], verdict, *[ratio] * 3)
 
     def coverage(self, claim: dict) -> Iterator[Row]:
         rule, holds, names = claim["rule"], {}, set()
@@ -289,7 +297,7 @@ def compare(run: Path, rows: list[dict]) -> Counter:
     stated = {
         tuple(row[n] for n in names): row
         for row in rows
-        if row["verdict"] != "not tested" and kinds[row["claim"]] != "modelled"
+        if row["verdict"] != "not tested" and kinds[row["claim"]] in ("paired_ratio", "exact_ratio", "coverage")
     }
     found = {row[:5]: row[5:] for row in Reader(run).rows()}
     assert found.keys() == stated.keys()
