@@ -134,7 +134,10 @@ def planned(run: Run) -> Iterator[Finding]:
         if case.id not in fresh:
             yield case.id, "is not planned by the config and on the machine of the manifest"
         elif reason := _differs(case, fresh[case.id]):
-            yield case.id, reason
+            yield (
+                case.id,
+                f"{reason} (measured at revision {run.manifest.revision}: ask that one if it plans otherwise)",
+            )
 
 
 def _fresh(run: Run, devices: set[str]) -> dict[str, Case]:

@@ -20,6 +20,9 @@ _STAMP = re.compile(r"(\d{8}T\d{6})Z-")
 MOST_AHEAD = timedelta(days=2)
 """Of the reader's clock: time zones and wrong clocks."""
 
+SPENT = "the time budget"
+"""How the reason of a decision begins where time ran out within a replicate."""
+
 Group = dict[tuple[str, int], list[Record]]
 
 
@@ -30,7 +33,8 @@ def gaps(run: Run) -> Iterator[Finding]:
         if not any(record.interrupted for record in records):
             yield from _missing(f"{comparison}, replicate {number}", records)
     yield from _order(groups)
-    cut = [record for record in run.records if record.interrupted]
+    spent = {name for name, item in run.manifest.decisions.items() if item.stop and item.reason.startswith(SPENT)}
+    cut = [record for record in run.records if record.interrupted and record.comparison not in spent]
     stopped = run.manifest.state != "complete" or any(note.startswith(GONE_ON) for note in run.manifest.notes)
     if cut and not stopped:
         yield name(cut[0]), "was cut short in a run that was neither interrupted nor gone on with"
