@@ -1,7 +1,7 @@
 """Rows about serving DeepSeek-V3 and -R1 with experts over a whole domain, by :mod:`frugalbench.cluster.serving`.
 
 Rates per device of two systems that have a cluster file. The interval goes to the rates with all inputs at one end, the
-farther of the two: no serving stack was fitted.
+farther of the two, an end at which no token comes in time left out: no serving stack was fitted.
 """
 
 import math
@@ -17,7 +17,8 @@ from frugalbench.schema import FrugalbenchError
 _CLUSTERS = {"ascend-910c": "cloudmatrix384", "gb200": "nvl72"}
 """Device to the file of the domain that it is part of."""
 _MODEL = re.compile(r"deepseek-?(r1|v3)")
-_LIMIT = re.compile(r"tpot ([\d.]+) ?ms")
+_LIMIT = re.compile(r"tpot (\d+(?:\.\d+)?) ?ms")
+_EACH = re.compile(r"per (npu|gpu|device|chip|accelerator)\b")
 BALANCE_ROWS = ("P0431", "P0432")
 """Their ratio is the model's load of the busiest rank."""
 
@@ -29,9 +30,11 @@ def guess(point: Point) -> Guess | str:
     phase = next((name for name in ("decode", "prefill") if metric.startswith(f"{name} throughput")), "")
     if not phase or cluster is None or not _MODEL.search(point.work.lower()):
         return ""
+    if not _EACH.search(metric):
+        return f"serving is predicted per device ('{phase} throughput per NPU')"
     limit = _LIMIT.search(metric)
     if phase == "decode" and (limit is None or not float(limit[1])):
-        return "decoding needs the time between two tokens ('decode throughput TPOT 50 ms')"
+        return "decoding needs the time between two tokens ('decode throughput per NPU TPOT 50 ms')"
     limit_s = float(limit[1]) / 1e3 if limit else None
     try:
         rate = _token_per_s(cluster, point, limit_s, "value")
