@@ -71,11 +71,19 @@ def test_no_peak_no_share(tmp_path: Path) -> None:
     assert (row.mfu, row.mbu, row.roofline_share) == (None, None, None)
 
 
-def test_a_share_of_the_wrong_roof_is_none(tmp_path: Path) -> None:
-    bf16 = make_record(time_s=[0.04], case=make_case(dtype="bf16"))
-    assert only_row(tmp_path, [*make_peaks(), bf16]).mfu is not None
-    peaks = make_peaks(PEAKS | {"bf16_flop_per_s": 2e11})
-    assert only_row(tmp_path / "b", [*peaks, bf16]).mfu is None
+@pytest.mark.parametrize(
+    ("dtype", "peak"), [("bf16", "bf16"), ("bfloat16", "bf16"), ("float16", "fp16"), ("fp16", "fp16")]
+)
+def test_a_share_of_the_wrong_roof_is_none(tmp_path: Path, dtype: str, peak: str) -> None:
+    lower = make_record(time_s=[0.04], case=make_case(dtype=dtype))
+    assert only_row(tmp_path, [*make_peaks(), lower]).mfu is not None
+    peaks = make_peaks(PEAKS | {f"{peak}_flop_per_s": 2e11})
+    assert only_row(tmp_path / "b", [*peaks, lower]).mfu is None
+
+
+def test_float32_is_held_against_its_own_roof(tmp_path: Path) -> None:
+    peaks = make_peaks(PEAKS | {"bf16_flop_per_s": 2e11, "fp16_flop_per_s": 2e11})
+    assert only_row(tmp_path, [*peaks, make_record(time_s=[0.04], case=make_case(dtype="float32"))]).mfu is not None
 
 
 def test_integer_work_is_held_against_the_integer_peak(tmp_path: Path) -> None:

@@ -249,8 +249,12 @@ def _utilisation(names: list[str], case: Case, time_s: float, peaks: dict[tuple[
     return total / time_s if total else None
 
 
+_SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+"""Types as cases name them to types as peaks do."""
+
+
 def _wrong_roof(name: str, case: Case, peaks: dict[tuple[str, str], float]) -> bool:
-    own = f"{case.dtype}_flop_per_s"
+    own = f"{_SHORT.get(case.dtype, case.dtype)}_flop_per_s"
     return name == "fp32_flop_per_s" and own != name and (case.device, own) in peaks
 
 

@@ -98,7 +98,7 @@ def wire_s(operation: str, algorithm: str, size_bytes: float, fabric: Fabric, ov
         return traffic / _inside(fabric)
     out = fabric.out_bytes_per_s or math.nan
     if operation == "all_to_all":
-        return size_bytes * (ranks - fabric.node) / ranks / out
+        return max(size_bytes * (ranks - fabric.node) / ranks / out, traffic / _inside(fabric))
     return traffic / (out if algorithm == "direct" else out * min(fabric.node, ranks))
 
 

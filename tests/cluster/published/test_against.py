@@ -146,6 +146,21 @@ def test_rows_without_an_answer_say_why(tmp_path: Path, line: str) -> None:
     assert all(p.reason for p in predict(points))
 
 
+def test_serving_is_predicted_per_device_at_a_stated_wait(tmp_path: Path) -> None:
+    def served(system: str, metric: str) -> Prediction:
+        return one(tmp_path, row(system, "DeepSeek-V3 serving", "", "671B MoE", metric, 2000, "tok/s"))[0]
+
+    for system in ("CloudMatrix384", "GB200 NVL72"):
+        slow, fast = (served(system, f"decode throughput per device TPOT {ms} ms") for ms in (100, 25))
+        assert slow.predicted and fast.predicted and slow.predicted > fast.predicted and not slow.fitted_on
+        assert slow.low_95 and slow.high_95 and slow.high_95 / slow.low_95 > 2
+    for metric in ("decode throughput TPOT 50 ms", "decode throughput per NPU", "decode throughput per NPU TPOT 0 ms"):
+        found = served("CloudMatrix384", metric)
+        assert found.predicted is None and "decode throughput per NPU" in found.reason
+    found = served("CloudMatrix384", "decode throughput per NPU TPOT 0.1 ms")
+    assert found.predicted is None and "no sequence gets a token" in found.reason
+
+
 def test_more_nodes_than_fitted_widen_the_interval(tmp_path: Path) -> None:
     system, work = "Alibaba cluster (SimAI ratio table)", "collective over NIC (ring)"
     lines = [row(system, work, n, 2**30, "busbw / peak", 0.9, "fraction").replace("X1", f"X{n}") for n in (128, 1024)]
