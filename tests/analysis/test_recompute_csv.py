@@ -273,6 +273,7 @@ def claims_of(folder: Path) -> list[dict[str, Any]]:
             "threshold": float(line["threshold"]),
             "regimes": json.loads(line["regimes"]),
             "rule": rule_of(line["rule"]),
+            "modelled": json.loads(line["modelled"] or "null"),
         }
         for line in table(folder, "claims")
     ]
@@ -283,6 +284,8 @@ def recomputed(folder: Path) -> Iterator[tuple[Any, ...]]:
     for claim in claims_of(folder):
         if claim["rule"]["kind"] != "not_tested":
             yield from KINDS[claim["rule"]["kind"]](found, claim)
+        if claim["modelled"]:
+            yield from found.modelled({**claim, "rule": claim["modelled"]})
 
 
 KINDS: dict[str, Callable[[Any, dict[str, Any]], Iterator[tuple[Any, ...]]]] = {
