@@ -318,6 +318,7 @@ def test_bad_options_are_named(options, message):
         {"scale": 1e-6},
         {"decode_tokens": [0]},
         {"decode_tokens": []},
+        {"top_k": 99},
         {"shape": "own", "top_k": 33},
         {"shape": "own", "top_k": 0},
         {"shape": "own", "n_shared": -1},

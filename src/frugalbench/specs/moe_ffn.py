@@ -36,7 +36,7 @@ from frugalbench.specs.moe_inputs import (
     uniform,
     upstream,
 )
-from frugalbench.specs.moe_shape import label_of, layer_of, layer_params
+from frugalbench.specs.moe_shape import OWN_KEYS, OWN_SHAPE, label_of, layer_of, layer_params
 
 __all__ = [
     "BATCHES", "DENSE", "LLAMA", "MOE", "NATIVE", "ON_GPU", "REGIMES", "TRANSFORMERS", "USUAL", "VARIANTS", "WORKLOAD",
@@ -133,6 +133,10 @@ def _check(settings: Settings, options: dict[str, Any]) -> None:
             raise FrugalbenchError(f"{settings.where}: '{key}' is empty; leave it out for the default")
     for variant in options["variants"]:
         choose(settings, "variant", variant, VARIANTS)
+    if options["shape"] != OWN_SHAPE and (given := [key for key in OWN_KEYS if options[key] != DEFAULTS[key]]):
+        raise FrugalbenchError(
+            f"{settings.where}: '{given[0]}' belongs to shape = \"own\"; a layer of {options['shape']} has its own"
+        )
     for regime in options["regimes"]:
         choose(settings, "regime", regime, REGIMES)
         if not (tokens := options[f"{regime}_tokens"]) or min(tokens) < 1:

@@ -13,13 +13,14 @@ from frugalbench.specs.moe_inputs import has_capacity
 from frugalbench.specs.shapes import ModelShape, load_shapes
 
 OWN_SHAPE = "own"
+OWN_KEYS = ("d_model", "d_expert", "experts", "top_k", "n_shared")
 
 
 def layer_of(settings: Settings, options: dict[str, Any]) -> dict[str, Any]:
     """Dimensions, gate and routing of the layer that the options name."""
     shape = None
     if options["shape"] == OWN_SHAPE:
-        layer = {key: options[key] for key in ("d_model", "d_expert", "experts", "top_k", "n_shared")}
+        layer = {key: options[key] for key in OWN_KEYS}
         layer |= {"scale": 1.0, "model": OWN_SHAPE, **asdict(routing.Gate())}
     else:
         shapes = {name: found for name, found in load_shapes().items() if found.n_experts}
