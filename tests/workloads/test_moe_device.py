@@ -15,8 +15,11 @@ torch = pytest.importorskip("torch")
 from frugalbench.workloads import moe_device_reference, moe_ffn, moe_reference  # noqa: E402
 from frugalbench.workloads.layers import drawn, ffn  # noqa: E402
 
-OPTIONS = {
+OWN = {
     "shape": "own", "d_model": 48, "d_expert": 40, "experts": 6, "top_k": 2, "heads": 4, "kv_heads": 2, "head_dim": 8,
+}  # fmt: skip
+NAMED = {"shape": "deepseek-v3-671b", "scale": 0.01}
+OPTIONS = {
     "context": 12, "variants": ["dense-equal-total", "moe-sorted"], "decode_tokens": [3], "prefill_tokens": [20],
     "training_tokens": [9], "stream_bytes": 100_000,
 }  # fmt: skip
@@ -27,18 +30,15 @@ def context(tmp_path, device="cpu"):
     return Context(seed=3, threads=2, device=device, cache_dir=tmp_path, scratch_dir=tmp_path)
 
 
-def cases(**options):
-    made = spec.expand(Settings("moe_ffn", "cpu", 2, 3, {**OPTIONS, **options}), Machine())
+def cases(layer=OWN, **options):
+    made = spec.expand(Settings("moe_ffn", "cpu", 2, 3, {**OPTIONS, **layer, **options}), Machine())
     return [case for arm in made.comparisons[0].arms for case in arm.cases]
 
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {}, SIXTEEN, {"view": "block"}, {"capacity_factor": 0.8, "n_shared": 1}, {"routing": "one"},
-        {"shape": "deepseek-v3-671b", "scale": 0.01},
-    ],
-)  # fmt: skip
+    [{}, SIXTEEN, {"view": "block"}, {"capacity_factor": 0.8, "n_shared": 1}, {"routing": "one"}, {"layer": NAMED}],
+)
 def test_both_float64_references_agree(monkeypatch, tmp_path, options):
     monkeypatch.setattr(moe_device_reference, "_STRIP", 100)
     for case in cases(**{"regimes": ["decode", "prefill", "training"], **options}):
