@@ -12,7 +12,7 @@ __all__ = ["Backend", "Meter", "Workload", "judge", "load_run", "run"]
 
 _PLACES = {
     "run": ("frugalbench.cli.session", "run"),
-    "judge": ("frugalbench.cli.session", "judge"),
+    "judge": ("frugalbench.cli.judging", "judge"),
     "load_run": ("frugalbench.analysis.load", "load_run"),
     "Workload": ("frugalbench.workloads.base", "Loaded"),
     "Backend": ("frugalbench.backends.base", "Backend"),

@@ -390,6 +390,7 @@ class Manifest(Frozen, frozen=True, kw_only=True):
 
     schema_version: int
     run_id: str
+    """When it began, the config's name, eight hex digits; ids of older runs may lack the digits."""
     name: str
     config: dict[str, Any]
     seed: int

@@ -65,6 +65,14 @@ def test_other_claim_files_are_a_warning(call, tmp_path) -> None:
     assert answer.code == 0 and answer.json and "other claim files" in answer.err
 
 
+def test_runs_that_share_an_id_are_a_warning(call, tmp_path) -> None:
+    """Ids of older versions were a time and a name, which two machines may share; tables join on them."""
+    paths = [make_run(tmp_path / name, plausible_records(), claims_hash=claims_hash()) for name in ("one", "two")]
+    answer = call("verdicts", *paths, "--json")
+    assert answer.code == 0 and "2 runs have the id 20260101T000000Z-smoke" in answer.err
+    assert "have the id" not in call("verdicts", paths[0], "--json").err
+
+
 def test_splice(call, stored, tmp_path) -> None:
     readme = tmp_path / "README.md"
     begin = f"<!-- BEGIN frugalbench verdicts {stored} --format md -->"

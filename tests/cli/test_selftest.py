@@ -12,7 +12,7 @@ import pytest
 
 from factory import make_record, make_run
 from frugalbench.analysis.load import Run, load_run
-from frugalbench.cli import selfcheck, session
+from frugalbench.cli import floor, selfcheck
 from frugalbench.machine import Machine
 from frugalbench.schema import Arm, Decision, Plan, Record
 from frugalbench.specs.selftest import MISTAKES
@@ -131,12 +131,12 @@ def test_the_result_is_kept_and_used_afterwards(call, made) -> None:
     made()
     machine = Machine.detect().fingerprint
     assert "Never self-tested (`frugalbench selftest`)" in call("doctor").out
-    assert session.floor_of(machine) == 0.03
+    assert floor.floor_of(machine) == 0.03
     found = call("selftest", "--json").json
     text = call("doctor").out
     assert found["sentence"] in text and ", quick" not in text and "Never self-tested" not in text
-    assert session.floor_of(machine) == found["aa_floor"] < 0.03
-    kept = session.self_test_file(machine, "cpu")
+    assert floor.floor_of(machine) == found["aa_floor"] < 0.03
+    kept = floor.self_test_file(machine, "cpu")
     assert json.loads(kept.read_text()) == found and not list(kept.parent.glob("*.partial"))
     assert found["sentence"] in call("doctor", "--json").json["self_test"]
 
@@ -146,14 +146,14 @@ def test_quick_is_kept_and_shown_but_narrows_nothing(call, made) -> None:
     found = call("selftest", "--quick", "--json").json
     text = call("doctor").out
     assert found["enough"] and found["sentence"] in text and ", quick" in text
-    assert session.floor_of(Machine.detect().fingerprint) == found["aa_floor"] == 0.03
+    assert floor.floor_of(Machine.detect().fingerprint) == found["aa_floor"] == 0.03
     assert "only the full self-test" in " ".join(call("selftest", "--quick", "--out", "text").out.split())
 
 
 def test_text_says_where_things_are(call, made) -> None:
     made()
     out = call("selftest", "--out", "here").out
-    assert str(session.self_test_file(Machine.detect().fingerprint, "cpu")) in out and "Records: here" in out
+    assert str(floor.self_test_file(Machine.detect().fingerprint, "cpu")) in out and "Records: here" in out
     assert {path.name for path in Path("here").iterdir()} >= {"idle", "loaded"}
     assert "live comparisons" in out and "beside a busy core" in out
 
@@ -170,14 +170,14 @@ def test_too_little_is_a_dash_and_keeps_the_default_floor(call, made, replicates
         assert (found["smallest_detectable_effect"][kind] is None) is (replicates < 2)
     text = call("selftest", "--quick", "--out", "text")
     assert text.code == answer.code and "too few to go lower" in text.out and "Traceback" not in text.err
-    assert session.self_test_of(Machine.detect().fingerprint) is None, "a thin result is not kept"
+    assert floor.self_test_of(Machine.detect().fingerprint) is None, "a thin result is not kept"
 
 
 def test_an_interrupted_self_test_is_not_kept(call, made) -> None:
     fake = made(state="interrupted")
     answer = call("selftest", "--json")
     assert answer.code == 130 and answer.out == "" and len(fake.seen) == 1
-    assert session.self_test_of(Machine.detect().fingerprint) is None
+    assert floor.self_test_of(Machine.detect().fingerprint) is None
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_planted_mistakes_are_caught_on_the_simulated_device(call) -> None:
     wrong = [record for record in run.records if record.arm in MISTAKES]
     times = [record for record in wrong if record.replicate and record.samples and record.status != "failed"]
     assert wrong and not times, "a wrong arm got a time that counts"
-    assert session.self_test_of(Machine.detect().fingerprint, "sim") is None, "it says nothing of this machine"
+    assert floor.self_test_of(Machine.detect().fingerprint, "sim") is None, "it says nothing of this machine"
 
 
 def test_a_missed_mistake_is_shouted_and_ends_in_1(call, made) -> None:

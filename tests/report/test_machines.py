@@ -8,7 +8,7 @@ from factory import make_run, make_verdict, plausible_records
 from frugalbench.analysis.claims import load_claims
 from frugalbench.analysis.load import load_run
 from frugalbench.analysis.published import published
-from frugalbench.cli.session import judge
+from frugalbench.cli.judging import judge
 from frugalbench.paths import data
 from frugalbench.report.machines import machines_table, published_table
 from frugalbench.schema import Outcome, Tier

@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def self_test(fingerprint: str) -> str:
     """What is known of this machine's false-alarm rate."""
-    from frugalbench.cli.session import floor_of, self_test_of
+    from frugalbench.cli.floor import floor_of, self_test_of
     from frugalbench.plan import DEVICES
 
     floor = f"{floor_of(fingerprint):.2%}"

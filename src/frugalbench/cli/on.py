@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from frugalbench.analysis.load import Run, load_run
-from frugalbench.cli import output, session
+from frugalbench.cli import judging, output, session
 from frugalbench.config import Config, load_config, require_permission
 from frugalbench.fanout.drive import Fanout, Hooks, Seat, worst
 from frugalbench.fanout.identity import identity
@@ -132,7 +132,7 @@ def _conclude(fanned: Fanout, folder: Path, as_json: bool) -> int:
                 runs[seat.node.name] = load_run(seat.folder)
             except FrugalbenchError as problem:
                 seat.code, seat.reason = max(seat.code, 1), str(problem).replace("\n", " ")
-    verdicts = session.judge(list(runs.values()))
+    verdicts = judging.judge(list(runs.values()))
     report = _report(list(runs.values()), verdicts, folder)
     if as_json:
         told = [_told(seat, runs.get(seat.node.name)) for seat in fanned.seats]

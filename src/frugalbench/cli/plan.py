@@ -9,14 +9,12 @@ from frugalbench.units import byte_size, si
 
 def main(arguments: argparse.Namespace) -> int:
     """Show what a config expands to here; runs nothing."""
-    from frugalbench.cli.session import require_device
+    from frugalbench.cli.session import all_overrides, require_device
     from frugalbench.config import load_config
     from frugalbench.machine import Machine
     from frugalbench.plan import make_plan
 
-    extra = [] if arguments.seed is None else [f"seed={arguments.seed}"]
-    extra += [] if arguments.time_budget is None else [f"measure.time_budget_s={arguments.time_budget}"]
-    config = load_config(arguments.config, [*arguments.overrides, *extra])
+    config = load_config(arguments.config, all_overrides(arguments.overrides, arguments.seed, arguments.time_budget))
     plan = make_plan(config, Machine.detect(), arguments.only, arguments.device, arguments.allow_code)
     require_device(plan)
     if arguments.json:

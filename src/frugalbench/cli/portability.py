@@ -85,6 +85,7 @@ def dims_of(given: list[str]) -> dict[str, int]:
 
 def _measure(arguments: argparse.Namespace, path: Path) -> "Run":
     from frugalbench.cli import session
+    from frugalbench.cli.floor import floor_of
     from frugalbench.machine import Machine
 
     machine = Machine.detect()
@@ -92,7 +93,7 @@ def _measure(arguments: argparse.Namespace, path: Path) -> "Run":
     show(f"{arguments.model}: reading it, and a float64 answer")
     planned = _plan(arguments, machine)
     config = _config(arguments)
-    floor = session.floor_of(machine.fingerprint)
+    floor = floor_of(machine.fingerprint)
     choose = session.decide_by_claims(config, (), floor)
     return session.measure(config, planned, machine, path, choose, floor, show)
 

@@ -5,7 +5,7 @@ import sys
 
 from frugalbench.analysis.load import Run, load_run
 from frugalbench.analysis.remote import is_remote
-from frugalbench.cli import output
+from frugalbench.cli import judging
 from frugalbench.untrusted import shown
 
 
@@ -15,10 +15,8 @@ def main(arguments: argparse.Namespace) -> int:
     from frugalbench.report.terminal import table_terminal
 
     runs = [_read(path) for path in arguments.runs]
-    for run in runs:
-        for problem in run.problems:
-            output.warn(problem)
     found = query(runs, arguments.sql)
+    judging.warn(runs)
     chosen = "json" if arguments.json else arguments.format
     if chosen == "terminal":
         print(table_terminal(answer_table(found)), end="")

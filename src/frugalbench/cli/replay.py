@@ -40,7 +40,7 @@ def checks() -> tuple[tuple[str, Callable[[Run], Iterator[Finding]]], ...]:
 
 def page_of(files: dict[str, bytes]) -> bytes:
     """The report of a run that exists as these files alone, so that it holds nothing that they lack."""
-    from frugalbench.cli import session
+    from frugalbench.cli import judging
     from frugalbench.report.render import render
 
     with tempfile.TemporaryDirectory(prefix="frugalbench-") as folder:
@@ -49,7 +49,7 @@ def page_of(files: dict[str, bytes]) -> bytes:
         for name, content in files.items():
             (inside / name).write_bytes(content)
         runs = [load_run(inside)]
-        made = render(runs, session.judge(runs), "html", None)
+        made = render(runs, judging.judge(runs), "html", None)
         return (made.encode() if isinstance(made, str) else made).replace(str(inside).encode(), b"the run")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.pytest_benchmark import load_any
-from frugalbench.cli import output, session
+from frugalbench.cli import judging, output
 from frugalbench.schema import FrugalbenchError
 from frugalbench.untrusted import shown
 
@@ -20,12 +20,12 @@ def main(arguments: argparse.Namespace) -> int:
     from frugalbench.report.render import render
 
     runs = [load_any(path) for path in arguments.runs]
-    session.warn(runs)
+    judging.warn(runs)
     target = Path(arguments.output) if arguments.output else None
     chosen = "json" if arguments.json else arguments.format
     if target is not None and (target.is_dir() or arguments.output.endswith("/")):
         return _tables(runs, target, chosen, arguments.json)
-    content = render(runs, session.judge(runs), chosen, target)
+    content = render(runs, judging.judge(runs), chosen, target)
     if target is not None:
         output.wrote(target, arguments.json)
         if arguments.json:

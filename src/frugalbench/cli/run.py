@@ -12,7 +12,7 @@ from frugalbench.schema import Status
 
 def main(arguments: argparse.Namespace) -> int:
     """Measure, then print the verdicts, where the run directory is, and how to open the report."""
-    from frugalbench.cli import session
+    from frugalbench.cli import judging, session
     from frugalbench.schema import FrugalbenchError
 
     if arguments.on:
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
         progress=output.progress(),
     )
     output.end_progress()
-    verdicts = session.judge([done])
+    verdicts = judging.judge([done])
     if arguments.json:
         output.print_json({"run": str(done.path), "state": done.manifest.state, "verdicts": verdicts})
     else:

@@ -25,7 +25,8 @@ from frugalbench.analysis.selftest import (
     study,
 )
 from frugalbench.analysis.statistics import DEFAULT_FLOOR
-from frugalbench.cli.session import decide_by_claims, measure, self_test_file
+from frugalbench.cli.floor import self_test_file
+from frugalbench.cli.session import decide_by_claims, measure
 from frugalbench.config import Config, load_config
 from frugalbench.machine import Machine
 from frugalbench.plan import make_plan

@@ -10,8 +10,8 @@ from frugalbench.cli import output
 def main(arguments: argparse.Namespace) -> int:
     """Measure the banks and the live comparisons, judge them, keep the result, and print it."""
     from frugalbench.analysis.selftest import document
+    from frugalbench.cli.floor import self_test_file
     from frugalbench.cli.selfcheck import SelfCheck
-    from frugalbench.cli.session import self_test_file
     from frugalbench.machine import Machine
     from frugalbench.paths import state_dir
     from frugalbench.report.selftest import selftest_terminal

@@ -17,7 +17,8 @@ import msgspec
 
 from frugalbench import __version__
 from frugalbench.analysis.load import Run, load_run
-from frugalbench.cli import output, session
+from frugalbench.cli import output
+from frugalbench.cli.floor import self_test_of
 from frugalbench.schema import FrugalbenchError
 
 MOST_SHOWN = 6
@@ -95,7 +96,7 @@ def _self_test(run: Run) -> tuple[dict[str, Any] | None, str]:
     from frugalbench.plan import DEVICES
 
     fingerprint = str(run.manifest.machine_before.get("fingerprint"))
-    results = [found for device in DEVICES if (found := session.self_test_of(fingerprint, device))]
+    results = [found for device in DEVICES if (found := self_test_of(fingerprint, device))]
     for found in results:
         if found["aa_floor"] == run.manifest.floor:
             return {name: value for name, value in found.items() if name != "runs"}, ""

@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 
 from frugalbench.analysis.load import load_run
-from frugalbench.cli import output, session
+from frugalbench.cli import judging, output
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the verdict table of stored runs, or splice it into a file."""
     runs = [load_run(path) for path in arguments.runs]
-    session.warn(runs)
-    verdicts = session.judge(runs)
+    judging.warn(runs)
+    verdicts = judging.judge(runs)
     if arguments.splice:
         changed = _splice(Path(arguments.splice))
         if not arguments.json:
@@ -59,4 +59,4 @@ def produce(command: str) -> str:
     names = [
         word for position, word in enumerate(words) if not word.startswith("--") and (words[position - 1] != "--format")
     ]
-    return show(session.judge([load_run(name) for name in names]))
+    return show(judging.judge([load_run(name) for name in names]))

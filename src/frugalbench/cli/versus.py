@@ -85,10 +85,11 @@ def measured(
     """Measure a plan of :mod:`frugalbench.specs.versus` into ``path``, stopping when its questions are settled."""
     from frugalbench.analysis import versus
     from frugalbench.cli import session
+    from frugalbench.cli.floor import floor_of
     from frugalbench.specs.versus import REGIME, WORKLOAD
 
     names = [arm.id for arm in planned.comparisons[0].arms]
-    floor = session.floor_of(machine.fingerprint)
+    floor = floor_of(machine.fingerprint)
     choose = session.decide_by_claims(config, versus.claims(WORKLOAD, REGIME, names), floor)
     return session.measure(config, planned, machine, path, choose, floor, progress)
 
