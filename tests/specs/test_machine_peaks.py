@@ -91,6 +91,13 @@ def on_cuda(**options):
     return spec.expand(Settings("machine_peaks", "cuda", 2, 1, options), machine)
 
 
+def test_without_a_compiler_each_peak_is_skipped_with_the_command(monkeypatch):
+    monkeypatch.setattr(spec.native_build, "find_compiler", lambda: None)
+    found = expand()
+    assert not found.comparisons and len(found.skipped) >= 4
+    assert all("apt-get install g++" in skip.reason for skip in found.skipped)
+
+
 def test_a_device_has_a_peak_for_each_type_of_product_and_for_memory():
     (comparison,) = on_cuda().comparisons
     cases = {arm.cases[0].variant: arm.cases[0] for arm in comparison.arms}

@@ -42,6 +42,12 @@ def cases(**options):
     return {(case.variant, case.regime): case for arm in comparison.arms for case in arm.cases}
 
 
+def test_without_a_compiler_the_own_kernel_is_skipped(monkeypatch):
+    monkeypatch.setattr(spec.native_build, "find_compiler", lambda: None)
+    skipped = {skip.case.variant for skip in expand().skipped}
+    assert skipped == set(spec.NATIVE) & set(spec.USUAL) != set()
+
+
 def test_one_comparison_with_a_case_per_arm_and_regime():
     (comparison,) = expand().comparisons
     assert [arm.cases[0].variant for arm in comparison.arms] == list(spec.USUAL)

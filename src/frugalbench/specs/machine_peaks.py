@@ -10,6 +10,7 @@ board's power, not the bound of a data sheet, so that a share may exceed 1 by a 
 
 from dataclasses import dataclass
 
+from frugalbench import native_build
 from frugalbench.schema import Arm, Case, Comparison, Cost, FrugalbenchError, Skipped
 from frugalbench.specs.base import Expansion, MachineView, Settings, take
 from frugalbench.specs.quant_formats import cpu_flags, multiplies_bf16
@@ -73,7 +74,11 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
         mac_per_thread=options["mac_per_thread"],
         buffer_mib=options["buffer_mib"] or buffer_mib(machine.last_level_cache_bytes),
     )
-    return Expansion(comparisons=(_comparison(_cases(sizes, settings.device, settings.seed), sizes),))
+    cases = _cases(sizes, settings.device, settings.seed)
+    if native_build.find_compiler() is None:
+        reason = "the own kernels need a C++ compiler: apt-get install g++"
+        return Expansion(skipped=tuple(Skipped(case=case, reason=reason) for case in cases))
+    return Expansion(comparisons=(_comparison(cases, sizes),))
 
 
 def _on_cuda(settings: Settings, options: dict[str, int], machine: MachineView) -> Expansion:

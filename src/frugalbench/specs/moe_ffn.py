@@ -221,6 +221,8 @@ def _why_not(case: Case, device: str, machine: MachineView) -> str:
         return reason
     if variant in NATIVE and device != "cpu":
         return "the own kernel runs on the CPU"
+    if variant in NATIVE and native_build.find_compiler() is None:
+        return "the own kernel needs a C++ compiler: apt-get install g++"
     if variant in LLAMA and (reason := _why_no_llama(case, device, machine)):
         return reason
     if packed.is_packed(case.params) and (reason := packed.why_not(variant in (*NATIVE, *LLAMA), case.regime)):
