@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from frugalbench.meters import gpu_state
-from frugalbench.meters.capabilities import Capability, ProbeResult, capabilities, deep_probes
+from frugalbench.meters.capabilities import Capability, ProbeResult, capabilities, deep_probes, why_no_engine
 from frugalbench.meters.environment import (
     EnvironmentProbe,
     has_running_thread,
@@ -39,6 +39,7 @@ __all__ = [
     "throttle_count",
     "void_reason",
     "wait_until_quiet",
+    "why_no_engine",
 ]
 
 _X86_VECTORS = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16")
@@ -82,7 +83,7 @@ class Machine:
         """Reads ``/proc`` and ``/sys`` under ``root``; what cannot be read is ``None``."""
         cpuinfo = _cpuinfo(_text(root / "proc/cpuinfo") or "")
         cpus = root / "sys/devices/system/cpu"
-        usable = sorted(os.sched_getaffinity(0))
+        usable = _usable_cores()
         memory_limit, cpu_limit = _cgroup_limits(root)
         return cls(
             cpu_model=cpuinfo.get("model name") or cpuinfo.get("Model") or platform.processor() or "unknown processor",
@@ -175,6 +176,11 @@ def throttle_count(root: Path = Path("/")) -> int | None:
     counters = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")
     counts = [int(text) for path in counters if (text := _text(path)) and text.isdigit()]
     return sum(counts) if counts else None
+
+
+def _usable_cores() -> list[int]:
+    """Numbers of the cores that this process may use; all of them on systems that know no affinity."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _text(path: Path) -> str | None:

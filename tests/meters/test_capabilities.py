@@ -1,12 +1,17 @@
 """What doctor says, and that a stuck or crashing probe is a result."""
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 from frugalbench.machine import Machine
 from frugalbench.meters import KINDS
 from frugalbench.meters import capabilities as module
 from frugalbench.meters.capabilities import DeepProbe, capabilities, deep_probes
+from frugalbench.run.transport import check_platform
+from frugalbench.schema import FrugalbenchError
 
 
 def test_every_no_says_what_is_missing():
@@ -15,6 +20,17 @@ def test_every_no_says_what_is_missing():
     by_name = {item.what: item for item in capabilities(Machine.detect())}
     assert by_name["numpy" if "numpy" in by_name else "torch"].can
     assert "C++ compiler" in by_name and "GPU energy (NVML)" in by_name
+
+
+def test_another_system_is_told_and_reads_stored_runs(monkeypatch):
+    """macOS knows neither pidfd nor affinity: `doctor` says so instead of failing."""
+    monkeypatch.setattr(module.sys, "platform", "darwin")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(module, "_networks", lambda: module.Capability("networks", False, "another question"))
+    first = capabilities(Machine.detect())[0]
+    assert first.what == "measuring" and not first.can and "Linux 5.3" in first.detail and "Linux" in first.remedy
+    with pytest.raises(FrugalbenchError, match=r"Linux 5\.3"):
+        check_platform()
 
 
 def test_each_kind_of_meter_has_its_line_and_what_gets_it():

@@ -85,9 +85,17 @@ class ProbeResult:
     time_s: float
 
 
+def why_no_engine() -> str:
+    """Why nothing can be measured on this system; empty where it can."""
+    if sys.platform == "linux" and hasattr(os, "pidfd_open"):
+        return ""
+    return "the engine needs Linux 5.3 or newer (pidfd)"
+
+
 def capabilities(machine: "Machine") -> list[Capability]:
     """Everything ``doctor`` says, in order. Imports no runtime; under half a second on an idle machine."""
     return [
+        _engine(),
         *_processor(machine),
         *_boards(machine),
         _compiler(),
@@ -99,6 +107,13 @@ def capabilities(machine: "Machine") -> list[Capability]:
         _onnxruntime_flavour(),
         _providers(),
     ]
+
+
+def _engine() -> Capability:
+    if reason := why_no_engine():
+        detail = f"{reason}; stored runs can be read, compared and judged"
+        return Capability("measuring", False, detail, "run it in a Linux machine or container")
+    return Capability("measuring", True, "in fresh processes that take turns")
 
 
 def _processor(machine: "Machine") -> Iterator[Capability]:

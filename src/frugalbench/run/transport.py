@@ -399,5 +399,7 @@ class Pool:
 
 def check_platform() -> None:
     """Raise :class:`FrugalbenchError` where the engine cannot work."""
-    if not (sys.platform == "linux" and hasattr(os, "pidfd_open")):
-        raise FrugalbenchError("the engine needs Linux 5.3 or newer (pidfd); run it in a Linux machine or container")
+    from frugalbench.machine import why_no_engine
+
+    if reason := why_no_engine():
+        raise FrugalbenchError(f"{reason}; run it in a Linux machine or container")
