@@ -1,5 +1,5 @@
 # make bench   measure the smoke config and print its verdicts (installs first if needed)
-# make gpu     the same on an NVIDIA card: half an hour, or TIME=300 seconds for the large effects
+# make gpu     the families on an NVIDIA card: half an hour, or TIME=300 seconds for the first comparisons
 # make test    everything that CI runs (installs first if needed)
 #
 # TORCH_INDEX  where torch comes from. Empty: the default package index (on Linux, CUDA wheels).

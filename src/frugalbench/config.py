@@ -20,7 +20,7 @@ class Measure(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a comparison is measured. Defaults are those of a careful run; ``smoke`` overrides some."""
 
     looks: tuple[int, ...] = (6, 10, 16, 24)
-    """Numbers of replicates after which the data are looked at; alpha is split evenly over the looks."""
+    """Numbers of replicates after which the data are looked at: by n of at most N, alpha × (n / N)^1.5 is spent."""
     alpha: float = 0.05
     rounds: int = 9
     """Rounds per regime in a replicate."""
