@@ -66,14 +66,13 @@ def test_a_made_up_machine(root):
     assert machine.last_level_cache_bytes == 16 * 2**20
     assert machine.hypervisor == "unnamed"
     assert (machine.memory_limit_bytes, machine.cpu_limit_cores) == (2**32, 1.5)
-    assert machine.usable_memory_bytes == 2**32
     assert throttle_count(root) == 6
 
 
 def test_a_machine_that_tells_nothing(tmp_path):
     machine = Machine.detect(tmp_path)
     assert machine.caches == {} and machine.last_level_cache_bytes == UNKNOWN_CACHE_BYTES
-    assert machine.memory_bytes is None and machine.physical_cores is None and machine.usable_memory_bytes is None
+    assert machine.memory_bytes is None and machine.physical_cores is None
     assert machine.describe()["last_level_cache_bytes"] is None
     assert throttle_count(tmp_path) is None
 

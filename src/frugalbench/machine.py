@@ -108,12 +108,6 @@ class Machine:
         return self.caches[max(self.caches)] if self.caches else UNKNOWN_CACHE_BYTES
 
     @property
-    def usable_memory_bytes(self) -> int | None:
-        """Memory, or what the control group leaves of it."""
-        known = [size for size in (self.memory_bytes, self.memory_limit_bytes) if size is not None]
-        return min(known, default=None)
-
-    @property
     def name(self) -> str:
         """Short, for a table row: ``AMD EPYC, 2 cores, 24 GiB``."""
         cores = f"{self.logical_cores} core" + ("s" if self.logical_cores != 1 else "")

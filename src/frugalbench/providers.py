@@ -115,9 +115,6 @@ PROVIDERS: dict[str, Provider] = {
 BUILDS = PROVIDERS["cpu"].distributions
 """Every distribution that installs the module ``onnxruntime``."""
 
-ON_ONE_DEVICE = tuple(name for name, item in PROVIDERS.items() if name != item.device)
-"""Providers beside the plain one of their device."""
-
 
 def brought_by(distribution: str) -> tuple[str, ...]:
     """Short names of the providers that a build has."""

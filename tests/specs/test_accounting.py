@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from frugalbench.specs import accounting as acc
@@ -195,31 +195,8 @@ def test_moe_traffic_of_one_token_reads_exactly_its_experts():
     assert acc.moe_ffn_traffic_bytes(1, 16, 12, 8, 2) == pytest.approx(expected)
 
 
-def test_quantised_bytes_by_hand():
-    assert acc.int8_rowwise_bytes(10, 64, scale_bytes=4, zero_point_bytes=4) == 640 + 80
-    # 40 weights a row in groups of 32: 2 groups, padded to 64 codes of half a byte, 2 fp32 scales, 2 packed zero points
-    assert acc.grouped_bytes(3, 40, bits=4, group=32, zero_points=True) == 3 * (32 + 8 + 1)
-    assert acc.grouped_bytes(3, 40, bits=8, group=32, scale_bytes=2) == 3 * (64 + 4)
-    assert acc.flat_blocks_bytes(5, 13, bits=4, block=64, table_bytes=64) == 33 + 2 * 4 + 64
+def test_linear_traffic_by_hand():
     assert acc.linear_traffic_bytes(2, 10, 64, weight_bytes=720, activation_bytes=4) == 720 + (128 + 20) * 4
-
-
-@settings(max_examples=50)
-@given(n=size, groups=st.integers(1, 16), group=st.sampled_from([16, 32, 64, 128]), bits=st.sampled_from([4, 8]))
-def test_grouped_bytes_match_packed_arrays(n, groups, group, bits):
-    k = groups * group
-    codes = np.zeros((n, k), np.uint8) if bits == 8 else np.packbits(np.zeros((n, k * 4), np.uint8), axis=1)
-    zeros = np.packbits(np.zeros((n, groups * bits), np.uint8), axis=1)
-    scales = np.zeros((n, groups), np.float32)
-    assert acc.grouped_bytes(n, k, bits, group) == codes.nbytes + scales.nbytes
-    assert acc.grouped_bytes(n, k, bits, group, zero_points=True) == codes.nbytes + scales.nbytes + zeros.nbytes
-
-
-@given(n=size, k=size)
-def test_four_bits_take_less_than_eight_less_than_bf16_for_long_rows(n, k):
-    k *= 64
-    sizes = [acc.grouped_bytes(n, k, bits, 32) for bits in (4, 8)]
-    assert sizes[0] < sizes[1] < acc.dense_bytes(n, k, 2)
 
 
 @pytest.mark.parametrize("top_k", [0, 9])
@@ -228,8 +205,6 @@ def test_impossible_top_k_is_refused(top_k):
         acc.moe_ffn_flop(1, 16, 12, 8, top_k)
 
 
-def test_impossible_heads_and_bits_are_refused():
+def test_impossible_heads_are_refused():
     with pytest.raises(ValueError, match="head_dim"):
         acc.attention_flop(1, 4, 30, 4)
-    with pytest.raises(ValueError, match="bits"):
-        acc.grouped_bytes(4, 32, 16, 32)

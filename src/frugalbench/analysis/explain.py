@@ -54,13 +54,6 @@ def _explain(run: Run, claim: Claim, numbers: dict[int, int], regime: str | None
     return _explanation(asked, tuple(_chain(asked, item) for item in verdicts))
 
 
-def explain_all(run: Run) -> tuple[Explanation, ...]:
-    """Every claim that a run says something about."""
-    numbers = _numbers(run)
-    found = (_explain(run, claim, numbers, None, None) for claim in load_claims())
-    return tuple(item for item in found if any(link.verdict.verdict is not Outcome.NOT_TESTED for link in item.chains))
-
-
 def _claim(name: str) -> Claim:
     known = {claim.id: claim for claim in load_claims()}
     if name not in known:

@@ -167,36 +167,6 @@ def linear_traffic_bytes(m: int, n: int, k: int, weight_bytes: int, activation_b
     return weight_bytes + (m * k + m * n) * activation_bytes
 
 
-def dense_bytes(n: int, k: int, value_bytes: int) -> int:
-    """Stored bytes of an unquantised n x k matrix."""
-    return n * k * value_bytes
-
-
-def int8_rowwise_bytes(n: int, k: int, scale_bytes: int = 4, zero_point_bytes: int = 0) -> int:
-    """Stored bytes of an n x k int8 matrix with one scale (and zero point) per output row."""
-    return n * k + n * (scale_bytes + zero_point_bytes)
-
-
-def grouped_bytes(n: int, k: int, bits: int, group: int, scale_bytes: int = 4, zero_points: bool = False) -> int:
-    """Stored bytes of an n x k matrix with ``bits`` per weight and a scale per ``group`` weights of a row.
-
-    Layout of ONNX Runtime's MatMulNBits operator (ContribOperators.md): the last group of a row is padded to full
-    length; zero points, if any, take ``bits`` each and are packed row by row into whole bytes.
-    """
-    _check_bits(bits)
-    groups = _ceil_div(k, group)
-    codes = n * groups * _ceil_div(group * bits, 8)
-    packed_zero_points = n * _ceil_div(groups * bits, 8) if zero_points else 0
-    return codes + n * groups * scale_bytes + packed_zero_points
-
-
-def flat_blocks_bytes(n: int, k: int, bits: int, block: int, scale_bytes: int = 4, table_bytes: int = 0) -> int:
-    """Stored bytes when blocks run over the flattened matrix, as in bitsandbytes' 4-bit formats: packed codes,
-    one scale per ``block`` weights, and the table of code values (``table_bytes``; 64 for 16 fp32 values)."""
-    _check_bits(bits)
-    return _ceil_div(n * k * bits, 8) + _ceil_div(n * k, block) * scale_bytes + table_bytes
-
-
 def _binomial_at_most(count: int, trials: int, share: float) -> float:
     """P(Bin(trials, share) ≤ count), by the regularised incomplete beta function."""
     if count >= trials or share == 0:
@@ -204,15 +174,6 @@ def _binomial_at_most(count: int, trials: int, share: float) -> float:
     from scipy.special import betainc
 
     return float(betainc(trials - count, count + 1, 1 - share)) if count >= 0 and share < 1 else 0.0
-
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _check_bits(bits: int) -> None:
-    if not 1 <= bits <= 8:
-        raise ValueError(f"bits per weight must lie between 1 and 8, not {bits}")
 
 
 def _check_top_k(experts: int, top_k: int) -> None:

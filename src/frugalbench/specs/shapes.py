@@ -83,11 +83,6 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         """The same with the input embedding, as several model cards count."""
         return self._embeddings + self._attention + self._norms + self._ffn(active=True)
 
-    @property
-    def active_fraction(self) -> float:
-        """Active over held parameters, the embedding counted in both."""
-        return self.active_parameters_with_embedding / self.parameters
-
     def kv_bytes_per_token(self, value_bytes: int = 2) -> int:
         """Bytes by which the cache grows per token (bf16 by default); windows and linear states do not grow."""
         latent = self.kv_lora_rank + self.qk_rope_dim
