@@ -183,6 +183,11 @@ def test_compare_with_itself_is_no_regression(call, pair) -> None:
     assert call("compare", pair[0], pair[0], "--fail-above", "0.1").code == 0
 
 
+def test_a_junit_file_that_cannot_be_written_is_no_regression(call, pair, tmp_path) -> None:
+    """Exit code 1 would tell a job that something became slower."""
+    assert "cannot be written" in call("compare", *pair, "--junit", tmp_path / "no" / "x.xml").is_problem().err
+
+
 def test_a_case_that_now_fails_is_a_regression(call, tmp_path) -> None:
     base = make_run(tmp_path / "base", make_replicates("dense", 0.01))
     new = make_run(tmp_path / "new", [make_record("dense", status=Status.FAILED, reason="wrong answer")])

@@ -14,6 +14,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Compare two stored runs; exit code 1 when something regressed."""
     from frugalbench.analysis.compare import compare, require_common
     from frugalbench.report import compare as report
+    from frugalbench.report.render import write
 
     limit_pct = arguments.fail_above
     if limit_pct is not None and not 0 <= limit_pct <= MOST_PCT:
@@ -22,7 +23,7 @@ def main(arguments: argparse.Namespace) -> int:
     require_common(base, new)
     found = compare(base, new, limit_pct, _gates(arguments.gates))
     if arguments.junit:
-        Path(arguments.junit).write_bytes(report.junit(found))
+        write(Path(arguments.junit), report.junit(found))
     if arguments.json:
         for warning in found.warnings:
             output.warn(warning)

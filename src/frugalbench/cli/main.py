@@ -107,7 +107,12 @@ def _selection(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", metavar="CONFIG", help="path, or name of a shipped config (smoke, cpu, …)")
     command.add_argument("--only", metavar="GLOB", help="only the comparisons or cases whose id matches")
     command.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help="override a config key"
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="override a config key: measure.rounds=5, workload.moe_ffn.scale=0.25",
     )
     command.add_argument(
         "--allow-code", action="store_true", help="run code that the config names: workloads of one's own, commands"
@@ -143,7 +148,9 @@ def _cluster(command: argparse.ArgumentParser) -> None:
         "--on", metavar="WHERE", help="ray (the cluster of this machine), ray://HOST:10001, slurm, or submitit-local"
     )
     group.add_argument("--nodes", type=int, metavar="N", help="so many machines (all)")
-    group.add_argument("--wait", type=float, metavar="S", help="seconds that a machine may stay in others' hands")
+    group.add_argument(
+        "--wait", type=float, metavar="S", help="seconds that a machine may stay in others' hands (without an end)"
+    )
     group.add_argument("--partition", metavar="NAME", help="of Slurm")
     group.add_argument("--constraint", metavar="LIST", help="features that a node of Slurm must have")
     group.add_argument(
@@ -154,7 +161,7 @@ def _cluster(command: argparse.ArgumentParser) -> None:
 def _verdicts(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "verdicts", "the verdict table of stored runs")
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories")
-    command.add_argument("--format", choices=("terminal", "md"), default="terminal")
+    command.add_argument("--format", choices=("terminal", "md"), default="terminal", help="md: Markdown (terminal)")
     command.add_argument("--brief", action="store_true", help="one line per claim")
     command.add_argument(
         "--splice", metavar="FILE", help="write the table between FILE's markers instead of printing it"
@@ -164,7 +171,7 @@ def _verdicts(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "report", "everything that stored runs hold, in one of several formats")
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories; pytest-benchmark JSON, or a folder")
-    command.add_argument("--format", choices=_FORMATS, default="terminal")
+    command.add_argument("--format", choices=_FORMATS, default="terminal", help="parquet needs --output (terminal)")
     command.add_argument(
         "--output", metavar="PATH", help="file to write; a folder for every table, samples too, as csv, parquet or json"
     )
@@ -183,13 +190,13 @@ def _query(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     command = _command(commands, "query", "SQL over the tables of stored runs: metrics, records, samples, verdicts …")
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories, or addresses such as s3://bucket/run")
     command.add_argument("sql", metavar="SELECT", help="one query; results/README.md lists tables and columns")
-    command.add_argument("--format", choices=("terminal", "csv", "json"), default="terminal")
+    command.add_argument("--format", choices=("terminal", "csv", "json"), default="terminal", help="of the answer")
 
 
 def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(commands, "compare", "two runs, case by case: what became slower or faster")
     command.add_argument("base", metavar="BASE", help="run directory; JSON of pytest-benchmark, or a folder of it")
-    command.add_argument("new", metavar="NEW")
+    command.add_argument("new", metavar="NEW", help="the same, held against BASE")
     command.add_argument(
         "--fail-above",
         type=float,
@@ -203,7 +210,7 @@ def _compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="what exits 1 without any statistics, separated by commas: status, work, bytes, memory, placement, "
         "accuracy, conformance (default: all; none)",
     )
-    command.add_argument("--format", choices=("terminal", "md"), default="terminal")
+    command.add_argument("--format", choices=("terminal", "md"), default="terminal", help="md: for a job's summary")
     command.add_argument("--junit", metavar="FILE", help="also write JUnit XML: a regression is a failed test")
 
 
@@ -308,8 +315,10 @@ def _versus(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def _model(command: argparse.ArgumentParser) -> None:
     """What every command on one ONNX file takes."""
-    command.add_argument("model", metavar="MODEL.onnx")
-    command.add_argument("--dim", metavar="NAME=N", action="append", default=[], help="size of a free dimension")
+    command.add_argument("model", metavar="MODEL.onnx", help="path of the file")
+    command.add_argument(
+        "--dim", metavar="NAME=N", action="append", default=[], help="size of a free dimension: --dim batch=8"
+    )
     command.add_argument("--input", metavar="FILE.npz", help="inputs by name, instead of made ones")
     command.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     command.add_argument("--threads", type=int, metavar="N", help="threads of each backend (all cores)")

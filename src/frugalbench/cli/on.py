@@ -101,7 +101,10 @@ def _fan_out(place: Place, request: dict[str, Any], folder: Path, arguments: arg
     if asked > len(nodes):
         output.warn(f"--nodes {asked}: there are {len(nodes)}")
     _tell(f"asking for {min(asked, len(nodes))} of {len(nodes)} machines: {_some([node.name for node in nodes])}")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise FrugalbenchError(f"{folder}: cannot be made: {problem.strerror}; choose another --out") from None
     fanned = Fanout(place, request, folder, identity(), Hooks(output.progress(), _tell), arguments.wait)
     try:
         fanned.run(nodes, asked)
