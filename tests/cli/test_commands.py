@@ -257,6 +257,9 @@ def test_simulate_events(call, scene) -> None:
     [
         (("mixed",), "simulate mixed --events"),
         (("uniform", "--stragglers", "0.1"), "--stragglers belongs to --events"),
+        (("mixed", "--events", "--tp", "8"), "--tp means nothing to --events"),
+        (("--against", "shipped", "--model", "kimi-k2"), "--model means nothing to --against"),
+        (("uniform", "--format", "md"), "--format belongs to --against"),
         (("mixd", "--events"), "did you mean 'mixed'"),
         (("uniform", "--events", "--devices", "12"), "8 and 16"),
         (("uniform", "--events", "--stragglers", "-1"), "spread of 0 to 3"),

@@ -136,6 +136,8 @@ def test_machines_are_compared_without_an_alarm(tmp_path: Path) -> None:
     text = compared_terminal(compared)
     assert text.index("Another CPU") < text.index("New machine against base machine") < text.index("case0")
     assert "--fail-above does not apply" in compared.warnings[0] and "different configs" in compared.warnings[1]
+    told = {**other, "config": {"description": "other words", "path": "elsewhere"}}
+    assert not any("different configs" in line for line in compare(*many(tmp_path / "b", [2.0] * 12, **told)).warnings)
 
 
 # Gates

@@ -274,10 +274,15 @@ def _environment(run: Run) -> dict[str, object]:
         "machine": manifest.machine_before,
         "version": manifest.versions,
         "revision": manifest.revision,
-        "config": manifest.config,
+        "config": _config(run),
     }
     flat = dict(_flat("", whole))
     return {name: value for name, value in flat.items() if name not in _FLEETING}
+
+
+def _config(run: Run) -> dict[str, object]:
+    """What was asked, without the words about it and where they lay."""
+    return {name: value for name, value in run.manifest.config.items() if name not in ("description", "path")}
 
 
 def _flat(prefix: str, value: object) -> Iterable[tuple[str, object]]:
@@ -295,7 +300,7 @@ def _warnings(base: Run, new: Run, same: bool, limit_pct: float | None, tested: 
         yield f"different machines: base {_machine(base)}, new {_machine(new)}{ungated}"
     if base.manifest.claims_hash != new.manifest.claims_hash:
         yield "the two runs were planned under different claims; times are compared, verdicts are not"
-    if base.manifest.config != new.manifest.config:
+    if _config(base) != _config(new):
         yield "the two runs have different configs"
     if base.manifest.schema_version != new.manifest.schema_version:
         versions = base.manifest.schema_version, new.manifest.schema_version

@@ -1,6 +1,7 @@
 """``frugalbench simulate``."""
 
 import argparse
+from collections.abc import Iterable
 from itertools import groupby
 
 from frugalbench.cli import output, whatif
@@ -24,6 +25,7 @@ _COLUMNS = (
 
 _DEGREES = ("devices", "tp", "pp", "dp", "ep", "cp", "sequence")
 _OF_MODEL = (*_DEGREES, "zero", "schedule")
+_OF_EVENTS = ("steps", "seed", "split", "stragglers", "unfolded")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -37,9 +39,15 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.against is not None:
         from frugalbench.cli import against
 
+        _refuse(arguments, ("model", *_OF_MODEL, "events", *_OF_EVENTS), "means nothing to --against; leave it out")
         return against.main(arguments)
+    if arguments.format != "terminal":
+        raise FrugalbenchError("simulate: --format belongs to --against; --json works everywhere")
     if arguments.events:
         from frugalbench.cli import events
+
+        of_model = ("model", *(name for name in _OF_MODEL if name != "devices"))
+        _refuse(arguments, of_model, "means nothing to --events; leave one of them out")
 
         return events.main(arguments)
     _refuse_scenes(arguments)
@@ -122,10 +130,14 @@ def _cut_line(item: Cut) -> tuple[Cell, ...]:
     return tuple(Cell(text) for text in (*map(str, degrees), chunks, _text(item.token_per_s), mfu, *shares, memory))
 
 
-def _refuse_scenes(arguments: argparse.Namespace) -> None:
-    for name in ("steps", "seed", "split", "stragglers", "unfolded"):
+def _refuse(arguments: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    for name in names:
         if getattr(arguments, name) not in (None, False):
-            raise FrugalbenchError(f"simulate: --{name} belongs to --events; add it")
+            raise FrugalbenchError(f"simulate: --{name} {why}")
+
+
+def _refuse_scenes(arguments: argparse.Namespace) -> None:
+    _refuse(arguments, _OF_EVENTS, "belongs to --events; add it")
     for name in _clusters(arguments):
         if name in shipped_scenes():
             raise FrugalbenchError(f"'{name}' is a scene: frugalbench simulate {name} --events")
