@@ -90,6 +90,7 @@ class Cost(Frozen, frozen=True, kw_only=True):
     """
 
     token: float
+    """Tokens, or other units of work, of one call."""
     flop: float
     weight_bytes: float
     traffic_bytes: float
@@ -156,8 +157,11 @@ class Plan(Frozen, frozen=True, kw_only=True):
     """The ordered, seeded list of comparisons that a config expands to."""
 
     seed: int
+    """Of the order."""
     comparisons: tuple[Comparison, ...]
+    """In the order in which they are measured."""
     skipped: tuple[Skipped, ...] = ()
+    """What the config asks for and this machine cannot do."""
     modelled: tuple[Case, ...] = ()
     """Cases that are computed by a model, not measured."""
 
@@ -202,8 +206,11 @@ class Sample(Frozen, frozen=True, kw_only=True):
     """One timed value: the mean time of ``calls`` calls in one window of one turn."""
 
     round: int
+    """Samples of one comparison, regime, replicate and round are paired."""
     turn: int
+    """Order within the round."""
     calls: int
+    """In the window."""
     time_s: float
     """Per call."""
     device_s: float | None = None
@@ -220,17 +227,24 @@ class Reading(Frozen, frozen=True, kw_only=True):
     """One energy observation over one window, which is also timed."""
 
     joule: float | None
+    """``None`` where the reading failed."""
     scope: str
     """What the joules cover: ``cpu-package``, ``gpu-board``, ``declared-model`` …"""
     method: str
+    """How the energy was read."""
     tier: Tier
     window_s: float
+    """Time over which the joules were counted."""
     calls: int
+    """In the window."""
     start_s: float
+    """On the run's monotonic clock; readings that share it are of one window."""
     round: int | None = None
     """Of the energy turns; ``None`` where the joules decide nothing."""
     low_joule: float | None = None
+    """Lower bound of modelled joules."""
     high_joule: float | None = None
+    """Upper bound of modelled joules."""
     error: str | None = None
     """Why the window is poisoned; its joules are then ``None``."""
     role: Role = Role.GROSS
@@ -245,7 +259,9 @@ class Verification(Frozen, frozen=True, kw_only=True):
     """The output check that precedes every timing."""
 
     error: float | None
+    """Largest error of the output over the reference's root mean square."""
     tolerance: float
+    """Largest allowed error."""
     passed: bool
     what: str
     """What was compared with what."""
@@ -265,8 +281,11 @@ class Warmup(Frozen, frozen=True, kw_only=True):
     """How the steady state was found."""
 
     calls: int
+    """Until the steady state."""
     time_s: float
+    """Until the steady state."""
     steady: bool
+    """Whether it was found."""
     call_s: float | None = None
     """Time per call at the end of it."""
     placed_threads: int = 0
@@ -366,8 +385,11 @@ class Decision(Frozen, frozen=True, kw_only=True):
     """What ``decide`` says of a comparison after a planned look."""
 
     stop: bool
+    """Whether no further replicate is needed."""
     look: int
+    """Number of the planned look, from 1; 0 where it was none."""
     reason: str
+    """In words."""
 
 
 class Harness(Frozen, frozen=True, kw_only=True):
@@ -389,27 +411,39 @@ class Manifest(Frozen, frozen=True, kw_only=True):
     """The other half of a run directory: what was asked, where, and with what."""
 
     schema_version: int
+    """Of this directory."""
     run_id: str
     """When it began, the config's name, eight hex digits; ids of older runs may lack the digits."""
     name: str
+    """Of the config."""
     config: dict[str, Any]
+    """As resolved: file, overrides and defaults, with all workload tables."""
     seed: int
+    """Of inputs, weights and orders."""
     plan: Plan
     claims_hash: str
+    """Of the claim files that the run was planned under: 16 hex digits."""
     machine_before: dict[str, Any]
+    """The machine as the run began, as ``frugalbench doctor --json`` tells it: ``fingerprint``, ``name`` and more."""
     versions: dict[str, str]
+    """Package to version."""
     revision: str | None
+    """Commit of the source checkout that measured, ``+`` where it had been changed; ``None`` outside of one."""
     started: str
     """ISO 8601, UTC."""
     machine_after: dict[str, Any] | None = None
+    """The same as the run ended."""
     ended: str | None = None
+    """Like ``started``; ``None`` where the run was killed."""
     state: str = "running"
     """``running``, ``complete``, ``interrupted`` or ``out of time``."""
     harness: Harness | None = None
     decisions: dict[str, Decision] = {}
+    """Comparison to why it ended."""
     floor: float | None = None
     """A/A floor that widens each interval of this run; ``None`` in runs that took the default."""
     notes: tuple[str, ...] = ()
+    """What a reader should know."""
 
 
 class Source(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -562,24 +596,40 @@ class Verdict(Frozen, frozen=True, kw_only=True):
     """The answer to one claim in one regime on one machine."""
 
     claim: str
+    """Id of the claim."""
     regime: str
+    """Under which load."""
     machine: str
+    """Name of the machine that was measured."""
     scope: str
+    """``literal``, or ``analogue``: a stand-in for what the source means."""
     arm: str | None
     """``as_shipped``, ``best``, or ``None`` where arms do not compete."""
     verdict: Outcome
     metric: str
+    """What the ratio is of."""
     baseline: str | None
+    """Arm that the ratio is over; the strongest in the pilot."""
     candidate: str | None
+    """Arm that is judged."""
     ratio: float | None
+    """The estimand's value."""
     low: float | None
+    """Lower end of its interval."""
     high: float | None
+    """Upper end of its interval."""
     confidence: float | None
+    """Of the interval, after looks and Holm's procedure."""
     threshold: float
+    """What the claim needs."""
     tier: Tier | None
+    """How the number was obtained: ``measured``, ``emulated``, ``modelled`` or ``published``."""
     replicates: int
+    """Fresh starts that count."""
     reason: str
+    """Why."""
     source: str
+    """Where the claim is made."""
 
 
 def encode(value: Any) -> bytes:
