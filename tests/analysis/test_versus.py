@@ -64,7 +64,7 @@ def test_a_tie_says_what_would_have_been_found() -> None:
     (pair,) = found.pairs
     assert pair.candidate_faster is None and pair.detectable is not None and 0.005 < pair.detectable < 0.05
     assert "cannot be told apart here" in found.sentence and "fastest" not in found.sentence
-    assert f"a difference of {pair.detectable:.1%} would have been found" in found.sentence
+    assert f"a difference of {pair.detectable:.1%} would have been found four times in five" in found.sentence
 
 
 def test_three_arms_with_a_clear_order() -> None:

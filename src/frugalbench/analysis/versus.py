@@ -199,7 +199,8 @@ def _span(pair: Pair) -> str:
 
 
 def _what_it_could(pair: Pair) -> str:
-    could = "" if pair.detectable is None else f", a difference of {pair.detectable:.1%} would have been found"
+    found = "" if pair.detectable is None else f"a difference of {pair.detectable:.1%} would have been found"
+    could = f", {found} four times in five" if found else ""
     return f"{number(pair.ratio)}, {_span(pair)}{could}"
 
 

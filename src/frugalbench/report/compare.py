@@ -106,7 +106,8 @@ def _xml(text: str) -> str:
 def _told(change: Change) -> str:
     """One case in one line."""
     spans = f" [{_digits(change.low)}, {_digits(change.high)}]" if change.low is not None else ""
-    could = "" if change.detectable is None else f"; {share(change.detectable)} would have been found"
+    found = "" if change.detectable is None else f"{share(change.detectable)} would have been found four times in five"
+    could = f"; {found}" if found else ""
     note = f"; {change.note}" if change.note else ""
     return f"{change.outcome}: new/base {_digits(change.ratio)}{spans}{could}{note}"
 

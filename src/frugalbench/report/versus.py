@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from textwrap import fill
 
+from frugalbench.analysis.statistics import DEFAULT_FLOOR
 from frugalbench.analysis.versus import Pair, Result, number
 from frugalbench.units import seconds
 
@@ -43,7 +44,8 @@ def _trust(found: Result) -> str:
     kept = (
         "; that is steady, so none was set aside" if found.steady_load else " and repeated" if found.void_share else ""
     )
-    return f"Intervals are widened by {found.floor:.2%} on each side. {void}{kept}."
+    default = " (the default; `frugalbench selftest` finds this machine's own)" if found.floor == DEFAULT_FLOOR else ""
+    return f"Intervals are widened by {found.floor:.2%} on each side{default}. {void}{kept}."
 
 
 def _cut(text: str, width: int) -> str:
