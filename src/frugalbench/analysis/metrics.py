@@ -44,7 +44,7 @@ class Row(Frozen, frozen=True, kw_only=True):
     replicates: int
     """Counted ones: neither the pilot nor cut short."""
     time_s: float | None = None
-    """Per call."""
+    """Per call: median over replicates of their medians."""
     time_low_s: float | None = None
     time_high_s: float | None = None
     token_per_s: float | None = None

@@ -334,7 +334,7 @@ GLOSSARY = {
     "confidence": "Of the interval, after looks and Holm's procedure.",
     "threshold": "What the claim needs.",
     "replicates": "Fresh starts that count.",
-    "time_low_s": "Lower end of the 95% interval of time_s.",
+    "time_low_s": "Lower end of the 95% interval of the replicates' geometric mean, without a floor.",
     "time_high_s": "Upper end of it.",
     "token_per_s": "Units of work of a call over its time.",
     "flop_per_s": "FLOP of a call over its time.",
