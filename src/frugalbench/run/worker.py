@@ -480,7 +480,10 @@ def effective_threads() -> int | None:
 
 def library_versions() -> dict[str, str]:
     """Versions of the runtimes that this worker has loaded."""
-    names = ("numpy", "torch", "transformers", "bitsandbytes", "torchao", "onnxruntime", "onnx", "openvino", "vllm")
+    names = (
+        "numpy", "torch", "transformers", "bitsandbytes", "torchao", "onnxruntime", "onnx", "openvino", "vllm",
+        "triton", "llama_cpp", "tract", "tinygrad", "MNN",
+    )  # fmt: skip
     found = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
     return {name: str(version) for name, version in found.items() if version}
 
