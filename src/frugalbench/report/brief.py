@@ -7,20 +7,24 @@ from frugalbench.report.tables import Cell, Table, threshold_text, tier_text
 from frugalbench.schema import Outcome, Verdict
 from frugalbench.units import DASH, against
 
-_COUNTED = (Outcome.SUPPORTED, Outcome.REFUTED, Outcome.INCONCLUSIVE)
+_SHORT = {Outcome.SUPPORTED: "yes", Outcome.REFUTED: "no", Outcome.INCONCLUSIVE: "open"}
+"""Heads of a table that has to leave room for whole names of claims in 80 columns."""
+_COUNTED = tuple(_SHORT)
 
 
 def brief_table(verdicts: Sequence[Verdict], wide: bool = False) -> Table:
     """One row per claim that was tested: counts over regimes, shapes and arms, lowest and highest ratio, tiers; where
     there is room (``wide``) also what it says."""
-    names = ("claim", *(["what it says"] if wide else []), "needs", *_COUNTED, "ratios", "tier")
-    columns = tuple((str(name), name not in ("claim", "what it says", "tier")) for name in names)
+    counted = [outcome.value if wide else short for outcome, short in _SHORT.items()]
+    names = ("claim", *(["what it says"] if wide else []), "needs", *counted, "ratios", "tier")
+    columns = tuple((name, name not in ("claim", "what it says", "tier")) for name in names)
     says = {claim.id: claim.says for claim in load_claims()} if wide else {}
     groups: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.verdict is not Outcome.NOT_TESTED:
             groups.setdefault(verdict.claim, []).append(verdict)
-    return Table("Claims", columns, tuple(_line(says.get(claim), rows) for claim, rows in groups.items()))
+    notes = () if wide else (", ".join(f"{short}: {outcome.value}" for outcome, short in _SHORT.items()),)
+    return Table("Claims", columns, tuple(_line(says.get(claim), rows) for claim, rows in groups.items()), notes)
 
 
 def _line(says: str | None, rows: Sequence[Verdict]) -> tuple[Cell, ...]:
