@@ -7,13 +7,13 @@ those of the functions that gave the verdict, never a second computation of them
 
 import dataclasses
 import difflib
-import shlex
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from frugalbench.analysis.chain import Asked, Chain, Explanation
 from frugalbench.analysis.claims import claims_hash, evaluate, load_claims, under
+from frugalbench.analysis.command import REST, command_of
 from frugalbench.analysis.explain_facts import coverage, equal_loss, exact, generic, modelled, non_inferiority, reached
 from frugalbench.analysis.explain_paired import paired_chain
 from frugalbench.analysis.judge import evidence_of
@@ -119,11 +119,9 @@ def _kind(claim: Claim) -> str:
 def repeat(asked: Asked, comparison: str | None) -> tuple[str, str]:
     """The command that measures again what a verdict rests on, and what it cannot carry."""
     manifest = asked.run.manifest
-    config = shlex.quote(str(manifest.config.get("path") or manifest.name))
     only = comparison if getattr(asked.claim.rule, "scale", "none") != "peak_share" else None
-    words = ["frugalbench run", config, *([f"--only {shlex.quote(only)}"] if only else []), f"--seed {manifest.seed}"]
     revision = f" at revision {manifest.revision}" if manifest.revision else ""
-    return " ".join(words), f"measured{revision}; --set overrides are in the config that manifest.json holds"
+    return command_of(manifest, only), f"measured{revision}; {REST}"
 
 
 _KINDS: dict[type, Callable[[Asked, Verdict], Chain | None]] = {

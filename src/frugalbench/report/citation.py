@@ -1,8 +1,8 @@
 """Where a table comes from, in one line that a paper can cite: command, revision, machine, date."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 
+from frugalbench.analysis.command import TOOL, command_of
 from frugalbench.analysis.judge import evidence_of
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row
@@ -14,11 +14,11 @@ from frugalbench.schema import Verdict
 def citation(run: Run) -> str:
     """``frugalbench VERSION, `frugalbench run …`, revision …, on MACHINE, DATE (run ID)``."""
     manifest = run.manifest
-    version = manifest.versions.get("frugalbench")
-    config = shlex.quote(str(manifest.config.get("path") or manifest.name))
+    tool = TOOL if TOOL in manifest.versions else manifest.name
+    version, command = manifest.versions.get(tool), command_of(manifest)
     parts = [
-        f"frugalbench {version}" if version else "frugalbench",
-        f"`frugalbench run {config} --seed {manifest.seed}`",
+        f"{tool} {version}" if version else tool,
+        *([f"`{command}`"] if command else []),
         f"revision {manifest.revision}" if manifest.revision else "revision unknown",
         f"on {evidence_of(run).machine}",
         manifest.started[:10],
