@@ -1,5 +1,6 @@
 """Laws of the closed form, of training steps and of training across sites."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +53,7 @@ def test_trees_have_fewer_hops_than_rings_on_many_nodes(ranks: int) -> None:
 SHAPE = training.Model(layers=96, hidden=12288, heads=96, ffn=49152, vocab=51200)
 MACHINE = training.Machine(
     flop_per_s=230e12,
+    core_flop_per_s=250e12,
     memory_bytes_per_s=2e12,
     fabric=fabric(64),
     inside=CONSTANTS,
@@ -82,6 +84,28 @@ def test_what_a_step_is_made_of() -> None:
     assert selective.compute_s < plain.compute_s and selective.step_s < plain.step_s
     whole = plain.compute_s + plain.memory_s + plain.tensor_s
     assert plain.bubble_s == pytest.approx(whole * 7 / 64)
+
+
+def test_parts_of_a_sequence_gather_its_keys_and_values() -> None:
+    """Four passes of an all-gather over nodes: 65,536 tokens, 12 heads a rank of 128 values, two of each, two bytes."""
+    cut = layout(devices=128, batch=8, sequence=65536, context=2, pipeline=8)
+    found = training.step(SHAPE, cut, MACHINE, 6.0)
+    size = 65536 * 12 * 128 * 2 * 2.0
+    group = p.Fabric(ranks=2, node=1, up_bytes_per_s=MACHINE.fabric.up_bytes_per_s, out_bytes_per_s=50e9)
+    gather_s = p.collective_s("all_gather", "ring", size, group, CONSTANTS, over_net=True)
+    assert found.context_s == pytest.approx(8 * 12 * 4 * gather_s)
+    assert training.step(SHAPE, layout(), MACHINE, 6.0).context_s == 0
+    near = training.step(SHAPE, layout(devices=64, batch=8, sequence=65536, context=2, tensor=4), MACHINE, 6.0)
+    assert 0 < near.context_s < found.context_s
+
+
+def test_the_core_of_attention_runs_at_its_own_rate() -> None:
+    slow, fast = (
+        training.step(SHAPE, layout(), msgspec.structs.replace(MACHINE, core_flop_per_s=rate), 6.0).compute_s
+        for rate in (100e12, 200e12)
+    )
+    core = 12 * 4 * 2048 * 4 * 2048 * 12288 / 8
+    assert slow - fast == pytest.approx(64 * core / 200e12)
 
 
 @pytest.mark.parametrize(

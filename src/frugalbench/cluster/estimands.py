@@ -4,6 +4,8 @@ Only figures that were read or announced enter (:meth:`Hardware.require`); bound
 the ranges in the cluster files, never from here.
 """
 
+from functools import partial
+
 from frugalbench.cluster import model, serving
 from frugalbench.cluster.hardware import Hardware, hardware, prices
 from frugalbench.cluster.published.points import published
@@ -69,13 +71,14 @@ def inference(clusters: tuple[str, str], systems: tuple[str, str], per: str, lim
             return [serving.prefill_token_per_s(cluster, values)]
         return [serving.decode_token_per_s(cluster, limit_s, values)]
 
-    (found,) = model.compare(ours, theirs, rate, serving.inputs)
+    read = partial(serving.inputs, phase="prefill" if limit_s is None else "decode")
+    (found,) = model.compare(ours, theirs, rate, read)
     scale = _scale(hardware(systems[0]), per) / _scale(hardware(systems[1]), per)
     load_of = "prefill" if limit_s is None else f"decoding, a token every {limit_s * 1e3:.0f} ms"
     source = f"{load_of}, {serving.serving(ours).model}, {serving.CONTEXT} tokens: {ours.says} / {theirs.says}"
     facts = {"ratio": (found / scale).quantity("1", source)}
     for role, cluster in (("system", ours), ("baseline", theirs)):
-        (own,) = propagate(lambda v, c=cluster: rate(c, v), serving.inputs(cluster))  # type: ignore[misc]
+        (own,) = propagate(lambda v, c=cluster: rate(c, v), read(cluster))  # type: ignore[misc]
         facts[f"{role}_token_per_s"] = own.quantity("token/s", cluster.says)
         each = own / exact(float(cluster.last_devices))
         facts[f"{role}_token_per_s_per_device"] = each.quantity("token/s", cluster.says)

@@ -87,7 +87,13 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ranks_per_device: int = 1
     """Copies of attention on a device: dies of a package."""
     expert_ranks: int
-    """Ranks that share the routed experts of a layer between them."""
+    """Ranks that share the experts of a layer between them in decoding."""
+    shared_ranks: int = 0
+    """Of these, ranks that hold a copy of the shared expert instead of routed ones; none: each rank has it as well."""
+    prefill_ranks: int | None = None
+    """Ranks that share the experts in prefill; as many as in decoding where it is not said."""
+    prefill_split: int = 1
+    """Ranks that cut attention by heads between them in prefill."""
     exchange: Literal["cann", "other"]
     """Published tables of dispatch and combine whose fitted constants hold."""
     product_figure: str
@@ -96,6 +102,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     attention_share: Input
     """Of the bf16 peak, by the attention kernel."""
     memory_share: Input
+    bulk_share: Input
+    """Of the wire's rate, by large transfers between ranks."""
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -264,11 +272,20 @@ def _check(cluster: Cluster, where: str) -> None:
     if not cluster.level or any(level.fan_out is None for level in cluster.level[:-1]):
         raise FrugalbenchError(f"{where}: every [[level]] but the outermost needs 'fan_out'; add it")
     names = [level.name for level in cluster.level]
-    if cluster.serving is not None and min(cluster.serving.ranks_per_device, cluster.serving.expert_ranks) < 1:
-        raise FrugalbenchError(f"{where}: 'ranks_per_device' and 'expert_ranks' of [serving] must be at least 1")
+    if cluster.serving is not None:
+        _check_ranks(cluster.serving, where)
     if len(set(names)) < len(names):
         raise FrugalbenchError(f"{where}: two levels are called '{max(names, key=names.count)}'; names must differ")
     _check_counts(cluster, where)
+
+
+def _check_ranks(serving: Serving, where: str) -> None:
+    names = ("ranks_per_device", "expert_ranks", "prefill_ranks", "prefill_split")
+    if bad := [name for name in names if (getattr(serving, name) or 0) < 1 and getattr(serving, name) is not None]:
+        raise FrugalbenchError(f"{where}: '{bad[0]}' of [serving] must be at least 1")
+    if not 0 <= serving.shared_ranks < serving.expert_ranks:
+        most = serving.expert_ranks - 1
+        raise FrugalbenchError(f"{where}: 'shared_ranks' of [serving] must be between 0 and {most}: some hold experts")
 
 
 def _check_counts(cluster: Cluster, where: str) -> None:

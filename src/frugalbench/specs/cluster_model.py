@@ -288,7 +288,7 @@ def _of_sites(case: Case) -> dict[str, Any]:
 def _shares(name: str) -> dict[str, str]:
     """Achieved shares of peak of a cluster's serving section, each with its source."""
     found = serving.serving(load(name))
-    given = {key: getattr(found, key) for key in ("product_share", "attention_share", "memory_share")}
+    given = {key: getattr(found, key) for key in ("product_share", "attention_share", "memory_share", "bulk_share")}
     return {key: f"{item.value}{', assumed' if item.assumption else ''}: {item.source}" for key, item in given.items()}
 
 

@@ -161,6 +161,18 @@ def test_serving_is_predicted_per_device_at_a_stated_wait(tmp_path: Path) -> Non
     assert found.predicted is None and "no sequence gets a token" in found.reason
 
 
+def test_a_schedule_is_no_degree_of_parallelism(tmp_path: Path) -> None:
+    """``PP 1F1B`` has as many stages as the published layout, and chunks only shorten its bubble."""
+    work = "torchtitan Llama-3.1 405B FSDP+TP+PP {}"
+    lines = [
+        row("H100 96GB 500W", work.format(name), 512, "405B", "throughput", 100, "tok/s/GPU")
+        for name in ("1F1B", "Interleaved 1F1B", "4D CP 2 seq 64k", "4D CP seq 64k")
+    ]
+    plain, chunks, stated, implied = (one(tmp_path, line)[0].predicted or 0 for line in lines)
+    assert plain < chunks < 1.6 * plain
+    assert stated == implied < plain
+
+
 def test_more_nodes_than_fitted_widen_the_interval(tmp_path: Path) -> None:
     system, work = "Alibaba cluster (SimAI ratio table)", "collective over NIC (ring)"
     lines = [row(system, work, n, 2**30, "busbw / peak", 0.9, "fraction").replace("X1", f"X{n}") for n in (128, 1024)]

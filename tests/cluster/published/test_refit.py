@@ -21,4 +21,4 @@ def test_a_fit_without_the_test_rows_gives_the_same_constants() -> None:
     assert abs(again.training.product / known.training.product - 1) < 2e-3
     for name, factor in known.training.stack.items():
         assert abs(again.training.stack[name] / factor - 1) < 5e-3
-    assert again.wan == known.wan and again.device == known.device
+    assert again.wan == known.wan and again.device == known.device and again.serving == known.serving

@@ -51,6 +51,8 @@ class Constants(Frozen, frozen=True, kw_only=True):
     exchange: dict[str, dict[str, float]]
     wan: dict[str, float]
     device: dict[str, float]
+    serving: dict[str, float]
+    """``imbalance``: load of the busiest rank over the mean one's."""
     rows: dict[str, tuple[str, ...]]
     """Ids used, by part."""
     spread: dict[str, Spread]

@@ -18,6 +18,8 @@ EXCHANGE_ROWS = {
     "deepep february 2025": ("P0419", "P0420", "P0425"),
 }
 EXCHANGE_TWINS = ("P0350", "P0352", "P0400", "P0402", "P0410")
+BALANCE_ROWS = ("P0431", "P0432")
+"""Prefill with experts balanced perfectly and by default: their ratio is the load of the busiest rank."""
 WAN_ROWS = {"continental": ("P0604",), "intercontinental": ("P0626",)}
 SHARE_ROWS = {
     "bf16_share": ("P0155", "P0157", "P0159", "P0161"), "fp8_share": ("P0149", "P0163", "P0165"),

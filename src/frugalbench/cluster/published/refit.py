@@ -13,11 +13,13 @@ import msgspec
 import numpy as np
 
 from frugalbench import paths
+from frugalbench.cluster import serving
 from frugalbench.cluster.published import collective_fit as c
 from frugalbench.cluster.published import device_rows, exchange_rows, training_rows, wan_rows
 from frugalbench.cluster.published.constants import Constants, Training
 from frugalbench.cluster.published.fitted_rows import (
     ACCESS_ROWS,
+    BALANCE_ROWS,
     EXCHANGE_ROWS,
     EXCHANGE_TWINS,
     SHARE_ROWS,
@@ -31,6 +33,10 @@ from frugalbench.cluster.published.fitted_rows import (
 )
 from frugalbench.cluster.published.points import Point, published
 from frugalbench.cluster.published.spreads import with_spreads
+from frugalbench.cluster.topology import load
+
+MOST_IMBALANCE = 8.0
+"""Of the busiest rank's load over the mean one's: where the search for it ends."""
 
 
 def main() -> int:
@@ -50,13 +56,14 @@ def refit(points: Sequence[Point]) -> Constants:
 def constants(points: Sequence[Point]) -> Constants:
     """Every constant; spreads are empty. Reads no row that it does not name in ``rows``."""
     by_id = {point.id: point for point in points}
-    fit = c.fit(points)
+    fit, exchange = c.fit(points), _exchange(by_id)
     return Constants(
         collective=fit,
         training=_training(by_id, fit),
-        exchange=_exchange(by_id),
+        exchange=exchange,
         wan={name: six(_wan_rate(by_id[ids[0]])) for name, ids in WAN_ROWS.items()},
         device=_device(by_id),
+        serving={"imbalance": six(_imbalance(by_id, exchange))},
         rows=_rows(fit),
         spread={},
         per_doubling=0.0,
@@ -72,6 +79,7 @@ def _rows(fit: c.Fit) -> dict[str, tuple[str, ...]]:
         "exchange": (*(name for ids in EXCHANGE_ROWS.values() for name in ids), *EXCHANGE_TWINS),
         "wan": tuple(name for ids in WAN_ROWS.values() for name in ids),
         "device": (*shares, *(name for ids in ACCESS_ROWS.values() for name in ids)),
+        "serving": BALANCE_ROWS,
     }
 
 
@@ -144,6 +152,24 @@ def _device(by_id: dict[str, Point]) -> dict[str, float]:
         for name, weight in zip(device_rows.FEATURES, weights, strict=True):
             found[f"{kind}_{name}"] = six(math.exp(weight))
     return found
+
+
+def _imbalance(by_id: dict[str, Point], exchange: dict[str, dict[str, float]]) -> float:
+    """Load of the busiest rank at which the model gains by perfect balance what the published prefill gains.
+
+    Whatever slows both alike, the software's factor above all, leaves the ratio as it is.
+    """
+    from scipy.optimize import brentq
+
+    cluster = load("cloudmatrix384")
+    found = {name: item.value for name, item in serving.figures(cluster, exchange).items()}
+    found |= {f"{cluster.name}.software": 1.0, f"{cluster.name}.exchange": 1.0, "prefill.gain": serving.PREFILL_GAIN}
+
+    def rate(imbalance: float) -> float:
+        return serving.prefill_token_per_s(cluster, {**found, "serving.imbalance": imbalance})
+
+    perfect, default = (by_id[name].si for name in BALANCE_ROWS)
+    return float(brentq(lambda x: rate(1.0) / rate(x) - perfect / default, 1.0, MOST_IMBALANCE))
 
 
 if __name__ == "__main__":

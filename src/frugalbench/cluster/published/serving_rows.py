@@ -19,8 +19,6 @@ _CLUSTERS = {"ascend-910c": "cloudmatrix384", "gb200": "nvl72"}
 _MODEL = re.compile(r"deepseek-?(r1|v3)")
 _LIMIT = re.compile(r"tpot (\d+(?:\.\d+)?) ?ms")
 _EACH = re.compile(r"per (npu|gpu|device|chip|accelerator)\b")
-BALANCE_ROWS = ("P0431", "P0432")
-"""Their ratio is the model's load of the busiest rank."""
 
 
 def guess(point: Point) -> Guess | str:
@@ -45,11 +43,10 @@ def guess(point: Point) -> Guess | str:
         pool="training elsewhere",
         spread=_width(rate, cluster, point, limit_s) / 1.96,
         basis=f"{phase} of '{cluster}', {serving.CONTEXT} tokens of context",
-        fitted=point.id in BALANCE_ROWS,
     )
 
 
-_COSTS = ("experts.imbalance", ".software", ".exchange")
+_COSTS = ("serving.imbalance", "decode.start_share", ".software", ".exchange")
 """Inputs whose upper end is the slower one."""
 
 
@@ -68,10 +65,10 @@ def _token_per_s(name: str, point: Point, limit_s: float | None, end: str) -> fl
     """Per device, with all inputs at an end; without a limit that of prompts."""
     cluster = load(name)
     turned = {"low": "high", "high": "low", "value": "value"}[end]
-    inputs = serving.inputs(cluster).items()
+    inputs = serving.inputs(cluster, "prefill" if limit_s is None else "decode").items()
     values = {key: getattr(item, turned if key.endswith(_COSTS) else end) for key, item in inputs}
     if "perfect" in f"{point.metric} {point.note}".lower():
-        values["experts.imbalance"] = 1.0
+        values["serving.imbalance"] = 1.0
     if limit_s is None:
         return serving.prefill_token_per_s(cluster, values) / cluster.last_devices
     return serving.decode_token_per_s(cluster, limit_s, values) / cluster.last_devices

@@ -9,7 +9,7 @@ import msgspec
 from frugalbench import paths
 from frugalbench.cluster import pipelined as p
 from frugalbench.cluster import training
-from frugalbench.cluster.hardware import convert, hardware, names, read_toml
+from frugalbench.cluster.hardware import Hardware, convert, hardware, names, read_toml
 from frugalbench.cluster.published.collective_fit import Fit
 from frugalbench.cluster.published.constants import Training
 from frugalbench.cluster.published.device_rows import first, memory
@@ -29,7 +29,7 @@ _OTHERS = re.compile(
     r"gemm|matmul|hbm|triad|serving|inference|infer\b|hetero|unexpected|dispatch|time to train|diurnal|peak"
 )
 _MIXTURE = re.compile(r"\bmoe\b|mixtral|\d+x\d+b|deepseek-?v[23]")
-_PARSED = re.compile(r"\b(tp|pp|dp|cp)\s*=?\s*(\d+)")
+_PARSED = re.compile(r"\b(tp|pp|dp|cp)\s*=?\s*(\d+)\b")
 _FIELDS = {"tp": "tensor", "pp": "pipeline", "cp": "context"}
 
 
@@ -52,6 +52,8 @@ class _Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     provenance: str
     stack: str
     sequence: int = 2048
+    part: int | None = None
+    """Tokens of a sequence on one rank, where a row does not say how many ranks share it."""
     batch: int | None = None
     local: int | None = None
     """Sequences per data-parallel replica."""
@@ -167,6 +169,7 @@ def machine(where: Place, fit: Fit, product: float, precision: str = "bf16") -> 
         return None
     achieved = None if own else first(item, f"achieved_{precision}_dense_flop_per_s")
     rate = achieved or USUAL_SHARE * peak
+    core = rate if precision == "bf16" else _bf16_flop_per_s(item)
     fabric = p.Fabric(
         ranks=where.devices,
         node=max(where.node, 8),
@@ -176,12 +179,19 @@ def machine(where: Place, fit: Fit, product: float, precision: str = "bf16") -> 
     inside, between = (fit.family(name, where.device) for name in ("ring", "net"))
     return training.Machine(
         flop_per_s=product * rate,
+        core_flop_per_s=product * (core or rate),
         memory_bytes_per_s=bytes_per_s,
         fabric=fabric,
         inside=inside,
         between=between,
         memory_bytes=memory(where, "memory_bytes"),
     )
+
+
+def _bf16_flop_per_s(item: Hardware) -> float | None:
+    """Achieved by large products; ``None`` where no peak is known."""
+    peak = first(item, "bf16_dense_flop_per_s")
+    return first(item, "achieved_bf16_dense_flop_per_s") or (USUAL_SHARE * peak if peak else None)
 
 
 def metric(point: Point, found: Run, where: Place, step_s: float) -> float:
@@ -229,6 +239,8 @@ def _layout(point: Point, entry: _Layout | None, shape: _Model) -> training.Layo
     base |= stated
     if found := re.search(r"seq\w*\s*=?\s*(\d+)(k?)", work):
         base["sequence"] = int(found[1]) * (1024 if found[2] else 1)
+    if entry and entry.part and "context" not in stated:
+        base["context"] = max(base["sequence"] // entry.part, 1)
     if min(base[name] for name in ("sequence", "tensor", "pipeline") if name in base) < 1:
         return "a sequence length or a degree of parallelism of zero"
     replicas = devices // (base.get("tensor", 1) * base.get("pipeline", 1) * max(base.get("context", 1), 1))
