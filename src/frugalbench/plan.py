@@ -52,6 +52,16 @@ def make_plan(
     unknown workload or device, for sizes beyond any machine and for a glob that selects nothing,
     :class:`NothingRunsHere` when every case is skipped.
     """
+    plan = expanded(config, machine, only, device, allow_code)
+    if not (plan.comparisons or plan.modelled):
+        _nothing(config, only, plan.skipped)
+    return plan
+
+
+def expanded(
+    config: Config, machine: MachineView, only: str | None = None, device: str | None = None, allow_code: bool = False
+) -> Plan:
+    """The same, be it that nothing of it can run."""
     expansions: list[Expansion] = []
     seen: set[str] = set()
     for number, table in enumerate(config.workloads):
@@ -65,8 +75,6 @@ def make_plan(
     fitted = [_fit(item, config.measure.memory_limit_bytes, machine) for item in comparisons]
     comparisons = [item for item, _ in fitted if item.arms]
     skipped += [skip for _, skips in fitted for skip in skips]
-    if not (comparisons or modelled):
-        _nothing(config, only, skipped)
     return Plan(seed=config.seed, comparisons=tuple(comparisons), skipped=tuple(skipped), modelled=tuple(modelled))
 
 

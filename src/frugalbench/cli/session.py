@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def run(
         plan = make_plan(settings, machine, only, device, allow_code)
         said = require_device(plan)
         store, before = Store.create(path), []
-        manifest = _manifest(settings, plan, machine, floor_of(machine.fingerprint), said, host)
+        manifest = _manifest(settings, plan, machine, floor_of(machine.fingerprint), said, host, only)
     try:
         store.write_manifest(manifest)
         choose = decide_by_claims(settings, load_claims(), manifest.floor)
@@ -185,19 +185,20 @@ def _manifest(
     floor: float,
     gpu_notes: Sequence[str] = (),
     host: str | None = None,
+    only: str | None = None,
 ) -> Manifest:
     now = datetime.now(UTC)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         run_id=f"{now:%Y%m%dT%H%M%SZ}-{config.name}{'' if host is None else f'-{secrets.token_hex(4)}'}",
         name=config.name,
-        config=msgspec.to_builtins(config),
+        config=msgspec.to_builtins(config) | ({} if only is None else {"only": only}),
         seed=config.seed,
         plan=plan,
         claims_hash=claims_hash(),
         machine_before=machine.describe() | ({} if host is None else {"host": host}),
         versions=_versions(),
-        revision=_revision(),
+        revision=revision(),
         started=f"{now:%Y-%m-%dT%H:%M:%SZ}",
         floor=floor,
         notes=(*_notes(machine.fingerprint), *gpu_notes),
@@ -276,7 +277,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _revision() -> str | None:
+@cache
+def revision() -> str | None:
     """Commit of the source checkout that the package runs from, with ``+`` when it has been changed."""
     here = Path(__file__).parent
     try:
