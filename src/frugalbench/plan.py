@@ -191,12 +191,17 @@ def _check_device(device: str, workload: str, machine: MachineView, where: str) 
                 f"{where}: the simulated device runs the self-test alone; try `frugalbench selftest --device sim`"
             )
         return
+    if str(device).partition(":")[0] == "xpu":
+        raise NothingRunsHere(
+            f"{where}: an XPU is not measured: weights must rotate through more bytes than its last cache holds, and "
+            "torch does not tell how many; run with --device cpu"
+        )
     if device not in DEVICES:
         near = difflib.get_close_matches(str(device)[:100], DEVICES, n=1, cutoff=0)
         raise FrugalbenchError(f"{where}: unknown device '{shown(device, 100)}'; did you mean '{near[0]}'?")
     if device == "cuda" and not machine.has_cuda():
         raise NothingRunsHere(
-            "--device cuda: this machine has no NVIDIA device; run with --device cpu, "
+            "--device cuda: this machine has no NVIDIA device, nor an AMD GPU; run with --device cpu, "
             "or see `frugalbench doctor` for what is missing"
         )
 
