@@ -20,6 +20,7 @@ import msgspec
 from frugalbench.analysis.claims import claims_hash
 from frugalbench.analysis.submission import archive
 from frugalbench.cli.replay import page_of
+from frugalbench.run.schedule import shuffled
 
 ROOT = Path(__file__).parents[1]
 FIXTURE = ROOT / "tests/fixtures/submission/small-selftest.zip"
@@ -82,7 +83,7 @@ def out_of_time() -> Parts:
     """The last comparison of a stored run, whose fifth replicate the time budget cut."""
     folder = ROOT / "results/cpu-moe"
     parts = _parts((folder / "manifest.json").read_bytes(), (folder / "records.jsonl").read_bytes())
-    return _only(parts, (PEAKS, "moe_ffn/1024x512-e32-k2-uniform"))
+    return _only(parts, (PEAKS, "moe_ffn/1024x512-e32-k2-uniform"), {"routing": "uniform"})
 
 
 def conformance() -> Parts:
@@ -91,11 +92,28 @@ def conformance() -> Parts:
     return _parts((folder / "manifest.json").read_bytes(), (folder / "records.jsonl").read_bytes())
 
 
-def _only(parts: Parts, comparisons: tuple[str, ...]) -> Parts:
-    plan = parts.manifest["plan"]
+def _only(parts: Parts, comparisons: tuple[str, ...], options: dict[str, str] | None = None) -> Parts:
+    """A run whose config asks for these comparisons alone; ``options`` tell tables that their names do not."""
+    manifest, plan = parts.manifest, parts.manifest["plan"]
     plan["comparisons"] = [item for item in plan["comparisons"] if item["id"] in comparisons]
-    parts.records = [record for record in parts.records if record["comparison"] in comparisons]
+    plan["skipped"] = [item for item in plan["skipped"] if item["case"]["id"].startswith(comparisons)]
+    plan["modelled"] = [case for case in plan["modelled"] if case["workload"] in comparisons]
+    kept = {item["case"]["id"] for item in plan["skipped"]}
+    parts.records = [r for r in parts.records if r["comparison"] in comparisons or r["case"]["id"] in kept]
+    manifest["decisions"] = {name: item for name, item in manifest["decisions"].items() if name in comparisons}
+    tables = [_table(table, name, options or {}) for table in manifest["config"]["workloads"] for name in comparisons]
+    manifest["config"] |= {"name": "own", "workloads": [table for table in tables if table]}
     return parts
+
+
+def _table(table: dict[str, Any], comparison: str, options: dict[str, str]) -> dict[str, Any] | None:
+    """What of a table asks for a comparison."""
+    workload, _, rest = comparison.partition("/")
+    if table["name"] != workload or table.get("shape", "own") not in (*rest.split("@"), "own"):
+        return None
+    if workload == "onnx_model":
+        return {**table, "models": [rest]}
+    return table if workload != "moe_ffn" or options.items() <= table.items() else None
 
 
 def synthetic(seed: int, arms: int = 3, replicates: int = 6, rounds: int = 7) -> Parts:
@@ -107,6 +125,7 @@ def synthetic(seed: int, arms: int = 3, replicates: int = 6, rounds: int = 7) ->
     for number in range(arms):
         cost = {"token": 4, "flop": 2e6, "weight_bytes": 4e6, "traffic_bytes": 4e6, "op": 0.0, "parameters": 10**6}
         case = {**model["case"], "id": f"layer/arm-{number}/s/decode/torch/cpu", "variant": f"arm-{number}"}
+        case["regime"] = "decode"
         cases.append({**case, "workload": "layer", "cost": {**cost, "active_parameters": 10**6}})
     planned = [{"id": f"arm-{n}", "cases": [case], "imports": [], "memory_bytes": 0} for n, case in enumerate(cases)]
     comparison = {**manifest["plan"]["comparisons"][0], "id": "c", "workload": "layer", "arms": planned}
@@ -114,15 +133,17 @@ def synthetic(seed: int, arms: int = 3, replicates: int = 6, rounds: int = 7) ->
     manifest["decisions"] = {
         "c": {"stop": True, "look": 1, "reason": f"every claim is settled at {replicates} replicates"}
     }
+    manifest["config"] |= {"workloads": [{"name": "layer"}]}
     manifest["config"]["measure"] |= {"looks": [replicates], "sample_s": 0.02}
     manifest["floor"] = 0.01
-    clock_ns = 10**9
+    clock_ns, names = 10**9, {case["id"]: n for n, case in enumerate(cases)}
     parts.records = []
     for replicate in range(replicates + 1):
         records = [_record(model, case, n, replicate) for n, case in enumerate(cases)]
         shifts, turn = [draw.gauss(0, 0.02) for _ in cases], 0
         for number in range(rounds):
-            for arm in draw.sample(range(arms), arms):
+            for name in shuffled(manifest["seed"], list(names), "c", replicate, "decode", number):
+                arm = names[name]
                 call_ns = 200_000 * (1 + arm) * 2.718281828 ** (shifts[arm] + abs(draw.gauss(0, 0.03)))
                 turn += 1
                 sample, clock_ns = _sample(draw, call_ns, clock_ns, number, turn)
@@ -742,6 +763,120 @@ def own_page(parts: Parts, draw: random.Random) -> None:
     parts.others["report.html"] = page.replace(b"not tested", b"supported")
 
 
+def comparison_out(parts: Parts, draw: random.Random) -> None:
+    """Out of plan, decisions and records; the config still asks for it."""
+    gone = draw.choice(sorted({record["comparison"] for record in parts.timed()}))
+    plan = parts.manifest["plan"]
+    plan["comparisons"] = [item for item in plan["comparisons"] if item["id"] != gone]
+    parts.manifest["decisions"].pop(gone, None)
+    parts.records = [record for record in parts.records if record["comparison"] != gone]
+
+
+def arm_out_renumbered(parts: Parts, draw: random.Random) -> None:
+    """The same of one arm, and the turns of the others numbered through."""
+    arm = draw.choice([r["arm"] for r in parts.timed() if r["case"]["workload"] != PEAKS and r["replicate"]])
+    for comparison in parts.manifest["plan"]["comparisons"]:
+        comparison["arms"] = [item for item in comparison["arms"] if item["id"] != arm]
+    parts.records = [record for record in parts.records if record["arm"] != arm]
+    starts: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for record in parts.timed():
+        starts.setdefault((record["comparison"], record["replicate"]), []).extend(record["samples"])
+    for samples in starts.values():
+        for turn, sample in enumerate(sorted(samples, key=lambda item: item["turn"]), 1):
+            sample["turn"] = turn
+
+
+def exchanged(parts: Parts, draw: random.Random) -> None:
+    """Everything that two arms measured, under each other's names."""
+    records = [record for record in parts.timed() if record["case"]["workload"] != PEAKS]
+    one = draw.choice(records)
+    mates = [r for r in records if r["arm"] != one["arm"] and r["case"]["regime"] == one["case"]["regime"]]
+    other = draw.choice(mates)["case"]["id"]
+    for mine, theirs in zip(parts.of(one["case"]["id"]), parts.of(other), strict=False):
+        for key in ("samples", "readings", "warmup"):
+            mine[key], theirs[key] = theirs[key], mine[key]
+
+
+def too_large_to_measure(parts: Parts, draw: random.Random) -> None:
+    plan = parts.manifest["plan"]
+    comparison = next(item for item in plan["comparisons"] if item["workload"] != PEAKS)
+    arm = draw.choice(comparison["arms"])
+    comparison["arms"].remove(arm)
+    reason = "would hold 5.2 GiB beside 3 GiB of other arms; measure.memory_limit_bytes allows 4 GiB"
+    plan["skipped"] += [{"case": case, "reason": reason} for case in arm["cases"]]
+    model = next(record for record in parts.records if record["arm"] == arm["id"])
+    parts.records = [record for record in parts.records if record["arm"] != arm["id"]]
+    empty = {"comparison": "plan", "replicate": 0, "status": "skipped", "reason": reason, "samples": [], "readings": []}
+    parts.records += [model | empty | {"case": case, "worker": None} for case in arm["cases"]]
+
+
+def alpha_later(parts: Parts, draw: random.Random) -> None:
+    parts.manifest["config"]["measure"]["alpha"] = 0.2
+
+
+def fewer_looks(parts: Parts, draw: random.Random) -> None:
+    parts.manifest["config"]["measure"]["looks"] = [4, 10]
+
+
+def right_once(parts: Parts, draw: random.Random) -> None:
+    record = [r for r in parts.timed() if "native-w8a8" in r["case"]["id"] and r["replicate"]][-1]
+    record["verification"]["error"] *= 0.01
+
+
+def nearer_answer(parts: Parts, draw: random.Random) -> None:
+    """4 bits a weight as near to the unquantised answer as 8."""
+    for record in parts.timed():
+        if "w4a" in record["case"]["id"]:
+            record["facts"]["output_error"]["value"] *= 0.2
+
+
+def beyond_its_format(parts: Parts, draw: random.Random) -> None:
+    for record in parts.timed():
+        if "output_error" in record["facts"]:
+            record["facts"]["output_error"]["value"] = 0.9
+
+
+def parity_otherwise(parts: Parts, draw: random.Random) -> None:
+    record = next(record for record in parts.timed() if "parity" in record["facts"])
+    record["facts"]["parity"]["value"] = 0.0
+
+
+def nearly_constant(parts: Parts, draw: random.Random) -> None:
+    record = max((r for r in parts.timed() if r["replicate"] == 0), key=lambda item: len(item["samples"]))
+    del record["samples"][4:]
+    first = record["samples"][0]
+    for number, sample in enumerate(record["samples"]):
+        timed_ns = round(first["calls"] * first["time_s"] * 1e9) + number % 2
+        sample["calls"], sample["time_s"] = first["calls"], timed_ns / 1e9 / first["calls"]
+
+
+def no_such_meter(parts: Parts, draw: random.Random) -> None:
+    for reading in _gross(parts):
+        reading |= {"tier": "measured", "method": "wattmeter", "joule": None, "low_joule": None, "high_joule": None}
+
+
+def better_model(parts: Parts, draw: random.Random) -> None:
+    record = draw.choice([r for r in parts.records if r["facts"].get("ratio", {}).get("value")])
+    for bound in ("value", "low", "high"):
+        if record["facts"]["ratio"].get(bound) is not None:
+            record["facts"]["ratio"][bound] *= 1.5
+
+
+def narrower_model(parts: Parts, draw: random.Random) -> None:
+    ratio = draw.choice([r["facts"]["ratio"] for r in parts.records if r["facts"].get("ratio", {}).get("low")])
+    ratio["low"] = ratio["high"] = ratio["value"]
+
+
+def model_out(parts: Parts, draw: random.Random) -> None:
+    gone = draw.choice(parts.manifest["plan"]["modelled"])
+    parts.manifest["plan"]["modelled"].remove(gone)
+    parts.records = [record for record in parts.records if record["case"]["id"] != gone["id"]]
+
+
+def model_unrecorded(parts: Parts, draw: random.Random) -> None:
+    parts.records.remove(draw.choice([r for r in parts.records if r["case"]["backend"] == "model"]))
+
+
 def empty(parts: Parts, draw: random.Random) -> None:
     parts.records = []
 
@@ -795,9 +930,16 @@ FORGERS: tuple[tuple[Forger, set[str], str], ...] = (
     (typed_self_test, {"self-test"}, "sr"), (pilot_out, {"plan"}, "rt"), (cut_short, {"turns"}, "rt"),
     (board_for_package, {"joules"}, "h"), (one_call, {"joules", "calls"}, "r"),
     (slow_arm_failed, {"turns"}, "srt"), (own_void, {"environment"}, "srth"), (no_idle, {"joules"}, "h"),
-    (infinite, {"schema"}, "s"), (negative, {"schema"}, "s"), (mistyped, {"schema"}, "s"),
+    (comparison_out, {"plan"}, "srh"), (arm_out_renumbered, {"plan", "turns"}, "srth"), (exchanged, {"turns"}, "srt"),
+    (too_large_to_measure, {"plan"}, "r"), (alpha_later, {"plan"}, "q"), (fewer_looks, {"plan"}, "r"),
+    (right_once, {"outputs"}, "r"), (nearer_answer, {"outputs"}, "rh"), (beyond_its_format, {"outputs"}, "rh"),
+    (parity_otherwise, {"outputs"}, "srh"), (nearly_constant, {"regular"}, "r"), (no_such_meter, {"joules"}, "r"),
+    (better_model, {"modelled"}, "m"), (narrower_model, {"modelled"}, "m"), (model_out, {"plan"}, "m"),
+    (model_unrecorded, {"plan"}, "m"), (infinite, {"schema"}, "s"), (negative, {"schema"}, "s"),
+    (mistyped, {"schema"}, "s"),
 )  # fmt: skip
-"""Who forges, which check must say so, and on which good submissions: small run, reference, synthetic, on a card."""
+"""Who forges, which check must say so, and on which good submissions: small run, reference, synthetic, on a card,
+modelled, and a comparison that went on after its first look."""
 
 
 def damages(content: bytes) -> Iterator[tuple[str, bytes, str]]:
@@ -835,6 +977,7 @@ def _zip(files: dict[str, bytes], link: str = "", again: str = "") -> bytes:
 def forged() -> Iterator[tuple[str, bytes, set[str]]]:
     """Name, content and the checks of which one must speak."""
     bases = {"s": fixture(), "r": reference(PEAKS, LINEAR), "t": synthetic(100), "h": card()}
+    bases |= {"m": reference("cluster_model"), "q": reference(PEAKS, SECOND)}
     for parts in bases.values():
         parts.manifest["claims_hash"] = claims_hash()
     for number, (forger, expected, letters) in enumerate(FORGERS):

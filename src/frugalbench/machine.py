@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from frugalbench.meters import gpu_state
+from frugalbench.meters import gpu_state, kfd
 from frugalbench.meters.capabilities import Capability, ProbeResult, capabilities, deep_probes, why_no_engine
 from frugalbench.meters.environment import (
     EnvironmentProbe,
@@ -135,8 +135,8 @@ class Machine:
             return None
 
     def has_cuda(self) -> bool:
-        """Whether an NVIDIA device node is present. Imports nothing."""
-        return device_node() is not None
+        """Whether there is a device that torch calls ``cuda``: NVIDIA's node, or an AMD GPU. Imports nothing."""
+        return device_node() is not None or kfd.DEVICE.exists()
 
     @property
     def gpu_l2_bytes(self) -> int:
@@ -248,9 +248,9 @@ def _hypervisor(root: Path, cpuinfo: dict[str, str]) -> str | None:
 
 
 def _gpus() -> tuple[str, ...]:
-    """Names by NVML, asked only when a device node says that there is a driver."""
+    """Names by NVML, asked only when a device node says that there is a driver; without one those of AMD's GPUs."""
     if device_node() is None:
-        return ()
+        return tuple(gpu.name for gpu in kfd.gpus({}))
     try:
         import pynvml
 

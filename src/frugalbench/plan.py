@@ -52,6 +52,16 @@ def make_plan(
     unknown workload or device, for sizes beyond any machine and for a glob that selects nothing,
     :class:`NothingRunsHere` when every case is skipped.
     """
+    plan = expanded(config, machine, only, device, allow_code)
+    if not (plan.comparisons or plan.modelled):
+        _nothing(config, only, plan.skipped)
+    return plan
+
+
+def expanded(
+    config: Config, machine: MachineView, only: str | None = None, device: str | None = None, allow_code: bool = False
+) -> Plan:
+    """The same, be it that nothing of it can run."""
     expansions: list[Expansion] = []
     seen: set[str] = set()
     for number, table in enumerate(config.workloads):
@@ -65,8 +75,6 @@ def make_plan(
     fitted = [_fit(item, config.measure.memory_limit_bytes, machine) for item in comparisons]
     comparisons = [item for item, _ in fitted if item.arms]
     skipped += [skip for _, skips in fitted for skip in skips]
-    if not (comparisons or modelled):
-        _nothing(config, only, skipped)
     return Plan(seed=config.seed, comparisons=tuple(comparisons), skipped=tuple(skipped), modelled=tuple(modelled))
 
 
@@ -183,12 +191,17 @@ def _check_device(device: str, workload: str, machine: MachineView, where: str) 
                 f"{where}: the simulated device runs the self-test alone; try `frugalbench selftest --device sim`"
             )
         return
+    if str(device).partition(":")[0] == "xpu":
+        raise NothingRunsHere(
+            f"{where}: an XPU is not measured: weights must rotate through more bytes than its last cache holds, and "
+            "torch does not tell how many; run with --device cpu"
+        )
     if device not in DEVICES:
         near = difflib.get_close_matches(str(device)[:100], DEVICES, n=1, cutoff=0)
         raise FrugalbenchError(f"{where}: unknown device '{shown(device, 100)}'; did you mean '{near[0]}'?")
     if device == "cuda" and not machine.has_cuda():
         raise NothingRunsHere(
-            "--device cuda: this machine has no NVIDIA device; run with --device cpu, "
+            "--device cuda: this machine has no NVIDIA device, nor an AMD GPU; run with --device cpu, "
             "or see `frugalbench doctor` for what is missing"
         )
 

@@ -35,6 +35,22 @@ SECRETS = {
     "postgres://wang:pw@db/x": ("wang",),
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0": ("eyJhbGci",),
     "auth_token: 5f2a9c": ("5f2a9c",),
+    "filer:/vol/quokka/x.gguf is stale": ("filer", "quokka"),
+    "read //wombat.corp/numbat/x.onnx": ("wombat", "numbat"),
+    "wang@titan: Permission denied": ("wang", "titan"),
+    "titan:4021:4033 [0] NCCL WARN Call to connect returned Connection refused": ("titan",),
+    "[W socket.cpp:464] The server socket on [atlas]:29500 is not yet listening": ("atlas",),
+    "The client socket has timed out after 60s while trying to connect to (hydra, 29500)": ("hydra",),
+    "HTTPSConnectionPool(host='models.corp.example', port=443): Max retries exceeded": ("models.corp",),
+    "connection to hydra:29500 refused": ("hydra",),
+    "SLURM_JOB_NODELIST=gpu[01-04,07] SLURM_SUBMIT_HOST=login-2": ("gpu[", "04,07", "login-2"),
+    "{'SLURMD_NODENAME': 'atlas9', 'no_proxy': 'localhost,.corp.lab,10.1.2.3'}": ("corp.lab", "atlas9"),
+    "https_proxy=http://wang:pw@squid.corp.lab:3128": ("squid", "wang"),
+    "HF_ENDPOINT=https://hub.corp.lab": ("hub.corp",),
+    "conda: https://conda.corp.lab/own is not reachable": ("corp.lab",),
+    "mirror.example.edu answered late": ("mirror",),
+    "nodes gpu[17-19] left": ("gpu[17",),
+    "ssh -q pdu-3 cat power": ("pdu-3",),
 }
 PLAIN = (
     "moe_ffn/qwen3-30b-a3b@0.25/moe-native/decode/native/cpu",
@@ -54,6 +70,13 @@ PLAIN = (
     "time: 09:15:28 and 1:2:3",
     "H100 nodes of 8, joined by 200 Gbit/s per node / H100 nodes of 8, one 400 Gbit/s fabric",
     "powercap energy_uj: intel-rapl:0",
+    "com.microsoft.MatMulNBits of ai.onnx.ml 5",
+    "no kernel for node_3 on machine learning's com.microsoft",
+    "layers[0], weights[1,2] and x[:4]",
+    "localhost:29500 refused",
+    "could not reach huggingface.co and docs.nvidia.com",
+    "torch.nn.functional.linear in engine.cpp:1024",
+    "host: None",
 )
 
 
@@ -155,6 +178,29 @@ def test_numbers_and_spellings_of_private_keys() -> None:
 def test_secrets_of_the_environment_are_names_too(monkeypatch) -> None:
     monkeypatch.setenv("MY_API_KEY", "correct-horse-battery")
     assert "correct-horse-battery" in submit._names()
+
+
+def test_a_host_that_is_named_once_goes_everywhere(call, run, tmp_path, monkeypatch) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["notes"] += ["SLURM_JOB_NODELIST=hydra[07-09]", "hydra08 was slow", "compute-bound:29500"]
+    manifest["config"]["energy"]["command"] = ["ssh", "pdu-rack4", "watts"]
+    manifest["notes"] += ["pdu-rack4 gave nothing", "read from larder", "came through squid3"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setenv("https_proxy", "http://squid3.corp.lab:3128")
+    monkeypatch.setattr(submit, "_HOST_FILES", (tmp_path / "hosts", tmp_path / "absent"))
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost\n10.0.0.9 larder  # the file server\n")
+    answer = call("submit", run, "--out", tmp_path / "one.zip", "--yes", "--json")
+    assert answer.code == 0 and "hydra08" in answer.json["removed"]["name"]
+    with zipfile.ZipFile(tmp_path / "one.zip") as found:
+        everything = b"".join(found.read(name) for name in found.namelist()).decode()
+    assert not [name for name in ("hydra", "pdu-rack4", "larder", "squid3", "corp.lab") if name in everything]
+    assert "selftest/compute-bound" in everything  # what ids are made of is no name of a host
+    assert call("check", tmp_path / "one.zip").code == 0
+
+
+def test_globs_of_a_selection_are_no_paths() -> None:
+    config = {"only": "*/decode/*", "path": "/data/wang/x.toml"}
+    assert Scrubber().clean(config) == {"only": "*/decode/*", "path": "<path-1>"}
 
 
 def test_packed_answers_stay_as_they_are() -> None:

@@ -29,6 +29,7 @@ static const char *FACTS[][2] = {
     {"persistence", "1"}, {"power_limit_mw", "700000"}, {"default_limit_mw", "700000"}, {"least_limit_mw", "200000"},
     {"most_limit_mw", "700000"}, {"most_sm_mhz", "1980"}, {"most_memory_mhz", "2619"}, {"bus_bits", "5120"},
     {"memory_bytes", "85520809984"}, {"used_bytes", "0"}, {"processes", ""}, {"uuid", "GPU-"}, {"numa", "0"},
+    {"mig_uuid", ""},
 };
 static int boards[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 static int initialised;
@@ -134,8 +135,16 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device *device) {
 }
 
 int nvmlDeviceGetHandleByUUID(const char *uuid, Device *device) {
+    char slice[64];
+    fact("mig_uuid", slice, sizeof slice);
+    if (*slice && strcmp(uuid, slice) == 0) return nvmlDeviceGetHandleByIndex_v2(0, device);
     if (strncmp(uuid, "GPU-", 4)) return NOT_FOUND;
     return nvmlDeviceGetHandleByIndex_v2(atoi(uuid + 4), device);
+}
+
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(Device slice, Device *board) {
+    *board = slice;
+    return OK;
 }
 
 int nvmlDeviceGetIndex(Device device, unsigned *index) {

@@ -28,7 +28,6 @@ def found(board=H100, build=CUDA_13, together=8, **environ):
         (H100, CUDA_13),
         (H100, CUDA_12),
         (H100, None),
-        (H100, TorchBuild("2.11", None, "hip")),
         (replace(H100, cuda_version="12.2", driver="535.1"), CUDA_12),
         (replace(H100, cuda_version=None), CUDA_13),
         (replace(H100, compute_mode="exclusive process", mps=True), CUDA_13),
@@ -48,6 +47,12 @@ def test_hidden_boards(visible):
 def test_a_torch_without_cuda_gets_the_wheel_that_this_driver_serves():
     assert found(build=CPU_ONLY) == f"torch 2.13.0+cpu was built without CUDA; {INDEX}/cu130"
     assert found(replace(H100, cuda_version="12.6"), CPU_ONLY).endswith(f"{INDEX}/cu126")
+
+
+@pytest.mark.parametrize(("other", "maker"), [("hip", "AMD"), ("xpu", "Intel")])
+def test_a_torch_for_another_makers_devices(other, maker):
+    told = found(build=TorchBuild("2.11", None, other))
+    assert told == f"torch 2.11 was built without CUDA (for {maker}'s devices); {INDEX}/cu130"
 
 
 def test_a_driver_too_old_for_torch():
@@ -139,6 +144,62 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "GPU-8932"; ask(*PLAN); del os.environ["CUD
 set_facts(processes="7:1000,9:2000"); ask(*PLAN); ask("doctor")
 said.append(Path("never").exists())
 print(json.dumps(said))"""
+SITUATIONS = (
+    COMMANDS[: COMMANDS.index("set_facts(); ask(*PLAN)")]
+    + """
+LOST = NOW.with_name("lost.csv")
+LOST.write_text("time_s,energy_mj,power_mw,instant_mw,average_mw,reasons,mig,sm_mhz,memory_mhz,temperature_c\\n"
+                "0.0,lost,lost,lost,lost,lost,lost,lost,lost,lost\\n")
+SLICE = LOST.with_name("slice.csv")
+SLICE.write_text("time_s,energy_mj,power_mw,instant_mw,average_mw,reasons,mig\\n0.0,1000,80000,80000,80000,0,1\\n")
+MIG = "MIG-9c1ff1a8-6a9c-5d2b-8a6e-3f6d9b1f7c11"
+def situation(name, commands, **environ):
+    set_facts()
+    before = dict(os.environ)
+    facts = environ.pop("facts", "")
+    os.environ["FAKE_NVML_FACTS"] += facts and ";" + facts
+    os.environ.update(environ)
+    for words in commands:
+        ask(*words)
+        said[-1] = [name, *said[-1]]
+    os.environ.clear(); os.environ.update(before)
+RUN, LOOK, THINK = ("run", "gpu", "--out", "never"), ("doctor",), ("plan", "gpu", "--only", "machine_peaks*")
+situation("driver not loaded", (RUN, LOOK), FAKE_NVML_NOT_LOADED="1", CUDA_VISIBLE_DEVICES="0")
+situation("no board", (RUN,), FAKE_NVML_BOARDS="0")
+situation("lost", (RUN, LOOK), FAKE_NVML_TRACE=str(LOST))
+situation("hidden", (RUN, LOOK), CUDA_VISIBLE_DEVICES="")
+situation("out of range", (RUN,), CUDA_VISIBLE_DEVICES="3")
+situation("unknown uuid", (RUN,), CUDA_VISIBLE_DEVICES="GPU-00000000-1111")
+situation("unknown slice", (RUN,), CUDA_VISIBLE_DEVICES="MIG-00000000-1111")
+situation("too old", (RUN, LOOK), facts="cuda=12040;driver=550.90")
+situation("exclusive", (RUN, LOOK), facts="compute_mode=3")
+situation("prohibited", (RUN,), facts="compute_mode=2")
+slices = {"FAKE_NVML_TRACE": str(SLICE), "facts": "mig_uuid=" + MIG}
+situation("slice", (THINK, LOOK), CUDA_VISIBLE_DEVICES=MIG, **slices)
+situation("old slice", (THINK,), CUDA_VISIBLE_DEVICES="MIG-GPU-8932f937-0/1/0", **slices)
+situation("unsupported", (THINK, LOOK), facts="most_sm_mhz=none;power_limit_mw=none;compute_mode=none;persistence=none;"
+          "processes=none;memory_bytes=none;most_memory_mhz=denied;default_limit_mw=-")
+build("2.13.0+cpu", None); situation("no CUDA", (RUN, LOOK))
+gpu_ready.torch_build = lambda folder=None: TorchBuild("2.13.0+rocm7", None, "hip"); situation("other maker", (RUN,))
+nvml.DEVICE_NODES = (); situation("no driver", (RUN, LOOK))
+print(json.dumps([said, Path("never").exists()]))"""
+)
+REFUSED = {
+    "driver not loaded": "neither NVML (Driver Not Loaded) nor CUDA answers: `nvidia-smi` must work first",
+    "no board": "the driver finds no board",
+    "lost": "GPU 0 is lost; see `dmesg` for Xid",
+    "hidden": "CUDA_VISIBLE_DEVICES='' hides every GPU",
+    "out of range": "CUDA_VISIBLE_DEVICES='3' hides every GPU",
+    "unknown uuid": "name one that `nvidia-smi -L` lists",
+    "unknown slice": "name one that `nvidia-smi -L` lists",
+    "too old": "driver 550.90 serves CUDA 12.4, too old for torch",
+    "exclusive": "compute mode 'exclusive process'",
+    "prohibited": "compute mode 'prohibited'",
+    "no CUDA": "built without CUDA; pip install --force-reinstall torch --index-url",
+    "other maker": "built without CUDA (for AMD's devices)",
+    "no driver": "this machine has no NVIDIA device",
+}
+"""Situation to what ``frugalbench run gpu`` says of it."""
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +217,47 @@ def test_commands_refuse_in_a_line_before_anything_is_made(commands):
     for (code, out, err), says in zip((cpu_build, run, old, exclusive, hidden), expected, strict=True):
         assert code == 3 and not out and says in err and err.count("\n") <= 2 and "Traceback" not in err
     assert "2 other processes computed on it" in busy[2]
+
+
+@pytest.fixture(scope="module")
+def situations(tmp_path_factory):
+    """What commands did in each situation: name, words of the command in order."""
+    folder = tmp_path_factory.mktemp("situations")
+    environ = {"FRUGALBENCH_STATE_DIR": str(folder / "state")}
+    said, made = in_child(SITUATIONS, folder / "now", TRACES / "nvml_h100.csv", **environ)
+    assert not made
+    return said
+
+
+def test_run_gpu_refuses_in_a_line(situations):
+    runs = {name: rest for name, *rest in reversed(situations)}  # the first command of each situation
+    assert REFUSED.keys() <= runs.keys()
+    for name, says in REFUSED.items():
+        code, out, err = runs[name]
+        assert code == 3 and not out and says in err, (name, code, err)
+        assert err.count("\n") <= 2 and "Traceback" not in err, err
+
+
+def test_doctor_says_the_same_and_goes_on(situations):
+    looks = {name: rest for name, *rest in situations if "Self-test" in rest[1] or "self-tested" in rest[1]}
+    told = set(REFUSED) & looks.keys()
+    assert told == {"driver not loaded", "lost", "hidden", "too old", "exclusive", "no CUDA", "no driver"}
+    for name in told - {"no driver"}:
+        code, out, err = looks[name]
+        assert code == 0 and "no  a run on the GPU:" in out and REFUSED[name] in out and not err, (name, out)
+    assert "--device cuda will be refused" in looks["no driver"][1]
+
+
+def test_slices_and_boards_that_answer_little_are_planned_with_what_is_known(situations):
+    plans = {name: rest for name, *rest in reversed(situations)}
+    for name in ("slice", "old slice", "unsupported"):
+        assert plans[name][0] == 0 and "machine_peaks" in plans[name][1], (name, plans[name])
+    assert "a slice was measured, and its joules are not known" in plans["slice"][2]
+    _, slice_, _ = next(rest for name, *rest in situations if name == "slice" and "self-tested" in rest[1])
+    assert "on: CUDA gets a slice" in slice_ and "the board's energy is not the instance's" in slice_
+    _, little, _ = next(rest for name, *rest in situations if name == "unsupported" and "self-tested" in rest[1])
+    assert "GPU 0 clocks: the driver does not tell them" in little
+    assert "GPU 0 power cap: the driver does not tell it" in little and "compute mode" not in little
 
 
 def test_doctor_tells_the_board_and_the_commands_that_the_user_may_run(commands):

@@ -49,6 +49,8 @@ FAULTS = {
         {"misses": "numpy.there_is_none"},
         r"^module numpy.there_is_none is missing .* pip install -U numpy$",
     ),
+    "gpu-full": ({"die_in": "load", "how": "gpu full"}, r"^the GPU's memory is full; take fewer arms, .*: CUDA out of"),
+    "gpu-lost": ({"die_in": "call", "how": "gpu lost"}, r"^the GPU was lost; see `dmesg` for Xid, .*: CUDA error: GPU"),
     "changes": ({"changes_at": 9}, r"^answer changed between calls: right at first, after \d+ timed ones error"),
 }
 HARMLESS = {"prints": {"print_bytes": MIB}, "leaves-child": {"stray": True}}

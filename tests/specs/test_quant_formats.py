@@ -114,7 +114,7 @@ def test_what_pads_or_needs_no_groups_fits(variant):
 
 def test_flags_are_read_from_either_kind_of_processor(monkeypatch):
     for text in ("processor\t: 0\nflags\t\t: fpu sse\n", "processor\t: 0\nFeatures\t: fpu sse\n"):
-        formats.cpu_flags.cache_clear()
+        formats.own_flags.cache_clear()
         monkeypatch.setattr(formats.Path, "read_text", lambda _, text=text: text)
         assert formats.cpu_flags() == {"fpu", "sse"}
-    formats.cpu_flags.cache_clear()
+    formats.own_flags.cache_clear()

@@ -11,11 +11,12 @@ from frugalbench.schema import FrugalbenchError
 def main(arguments: argparse.Namespace) -> int:
     """Say whether a file may be taken, and each reason against it; 1 where it may not."""
     from frugalbench.analysis.submission.vet import vet
-    from frugalbench.cli.replay import checks, page_of
+    from frugalbench.cli.replay import checks, page_of, remarks
 
     path = Path(arguments.file)
     try:
-        report, files = vet(path, checks(), page_of)
+        report, files = vet(path, checks(), page_of, remarks, output.late_progress())
+        output.end_progress()
     except OSError as problem:
         raise FrugalbenchError(f"{path}: cannot be read: {problem.strerror}") from None
     if arguments.unpack and report.accepted:

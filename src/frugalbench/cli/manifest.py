@@ -34,8 +34,10 @@ def new_manifest(
     floor: float,
     gpu_notes: Sequence[str] = (),
     host: str | None = None,
+    only: str | None = None,
 ) -> Manifest:
-    """The manifest of a run that begins now; ``host`` is this machine's name among several that are alike.
+    """The manifest of a run that begins now; ``host`` is this machine's name among several that are alike, ``only`` the
+    selection that was asked for.
 
     Its id is the time, the config's name and eight random hex digits: runs that begin in the same second on several
     machines are read together later, and tables tell runs apart by their ids.
@@ -45,7 +47,7 @@ def new_manifest(
         schema_version=SCHEMA_VERSION,
         run_id=f"{now:%Y%m%dT%H%M%SZ}-{config.name}-{secrets.token_hex(4)}",
         name=config.name,
-        config=msgspec.to_builtins(config),
+        config=msgspec.to_builtins(config) | ({} if only is None else {"only": only}),
         seed=config.seed,
         plan=plan,
         claims_hash=claims_hash(),

@@ -52,6 +52,17 @@ def progress() -> Callable[[str], None]:
     return show
 
 
+def late_progress(after_s: float = 2.0) -> Callable[[str], None]:
+    """The same, silent for a while: what is over soon needs no word."""
+    start_s, show = time.monotonic(), progress()
+
+    def show_late(text: str) -> None:
+        if time.monotonic() - start_s >= after_s:
+            show(text)
+
+    return show_late
+
+
 def end_progress() -> None:
     """Leave the progress line behind."""
     if sys.stderr.isatty():

@@ -1,46 +1,55 @@
-"""What only the harness itself can ask of a stranger's run: its plan from its config, its voids from its environments.
+"""What only the harness itself can ask of a stranger's run: the order of turns from its seed, its stopping from its
+records, its voids from its environments; its plan from its config is in ``replan``.
 
 Both wings meet here. Asked only of runs that this version measured: another one may plan and describe otherwise.
 """
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from frugalbench import __version__
+from frugalbench.analysis.claims import claims_hash, load_claims
 from frugalbench.analysis.load import Run, load_run
-from frugalbench.config import from_stored
+from frugalbench.cli import judging, replan, session
+from frugalbench.config import Config, from_stored, load_config, shipped_names
 from frugalbench.machine import Machine
 from frugalbench.meters.environment import void_reason
-from frugalbench.plan import make_plan
-from frugalbench.schema import Case, FrugalbenchError, Record, Sample
+from frugalbench.run.engine import Decide
+from frugalbench.run.schedule import shuffled
+from frugalbench.run.store import came_to_a_worker
+from frugalbench.schema import Decision, FrugalbenchError, Record, Sample, Status
+from frugalbench.specs import selftest
 from frugalbench.specs.base import SIMULATED
+from frugalbench.untrusted import shown
 
 Finding = tuple[str, str]
 
 RELEASED = (__version__,)
-BY_FORMULA = ("machine_peaks", "moe_ffn", "quantized_linear", "selftest", "allreduce")
-"""Workloads whose cases follow from config and machine alone: nothing is opened, exported or looked up for them."""
 _VOID = re.compile(
     r"run delay |steal |foreign CPU |memory stall |swapping |CPU throttled$|GPU throttled: |\d+% of the cores busy"
     r"|\d+ kernels were compiled"
 )
+_SPENT = "its share of the time budget"
+"""How the reason begins that an undecided comparison stops for."""
+USUAL_ALPHA = 0.05
+_JUDGING = ("alpha", "looks")
+"""Settings of ``[measure]`` that verdicts follow from."""
 _MEASURED_VOID = re.compile(r"(run delay|steal|foreign CPU|memory stall) (\d+\.\d) ms above ")
 
 
 def checks() -> tuple[tuple[str, Callable[[Run], Iterator[Finding]]], ...]:
     """Name and rule, as :func:`frugalbench.analysis.submission.vet.vet` takes them."""
-    return (("schema", released), ("machine", identity), ("plan", planned), ("environment", voids))
+    return (
+        ("schema", released), ("machine", identity), ("plan", planned), ("plan", stopped), ("turns", order),
+        ("environment", voids), ("modelled", modelled),
+    )  # fmt: skip
 
 
 def page_of(files: dict[str, bytes]) -> bytes:
     """The report of a run that exists as these files alone, so that it holds nothing that they lack."""
-    from frugalbench.cli import judging
     from frugalbench.report.render import render
 
     with tempfile.TemporaryDirectory(prefix="frugalbench-") as folder:
@@ -77,95 +86,71 @@ def identity(run: Run) -> Iterator[Finding]:
         if not names <= told.keys():
             yield "manifest.json", f"{moment} lacks {', '.join(sorted(names - told.keys())[:4])}"
             continue
-        machine = Machine(**_arguments(told))
+        machine = Machine(**replan.arguments(told))
         if told.get("fingerprint") != machine.fingerprint or told.get("name") != machine.name:
             yield "manifest.json", f"fingerprint and name in {moment} are not those of the machine that it describes"
 
 
-def _arguments(told: dict[str, Any]) -> dict[str, Any]:
-    listed = {item.name: told[item.name] for item in fields(Machine)}
-    return listed | {name: tuple(told[name] or ()) for name in ("flags", "gpus")}
-
-
-@dataclass(frozen=True)
-class _Told(Machine):
-    """The machine that a manifest describes, for planning."""
-
-    boards: tuple[dict[str, Any], ...] = ()
-    versions: tuple[tuple[str, str], ...] = ()
-
-    def installed(self, package: str) -> str | None:
-        """As the manifest lists it; what it does not list is taken to be there, so that its cases are planned."""
-        return dict(self.versions).get(package, "0")
-
-    def has_cuda(self) -> bool:
-        return bool(self.gpus)
-
-    @property
-    def gpu_l2_bytes(self) -> int:
-        return int(self._board("l2_bytes") or 0)
-
-    @property
-    def gpu_memory_bytes(self) -> int | None:
-        return self._board("memory_bytes")
-
-    def _board(self, key: str) -> int | None:
-        told = self.boards[0].get(key) if self.boards else None
-        return told if isinstance(told, int) else None
-
-
 def planned(run: Run) -> Iterator[Finding]:
-    """Cases of :data:`BY_FORMULA` have the shapes, costs and tolerances that the config gives on that machine."""
-    cases = [
-        case
-        for item in run.manifest.plan.comparisons
-        if item.workload in BY_FORMULA
-        for arm in item.arms
-        for case in arm.cases
-    ]
-    if not _is_ours(run) or not cases:
-        return
-    try:
-        fresh = _fresh(run, {case.device for case in cases})
-    except FrugalbenchError as problem:
-        yield "manifest.json", f"its config cannot be planned: {str(problem).splitlines()[0]}"
-        return
-    for case in cases:
-        if case.id not in fresh:
-            yield case.id, "is not planned by the config and on the machine of the manifest"
-        elif reason := _differs(case, fresh[case.id]):
-            yield (
-                case.id,
-                f"{reason} (measured at revision {run.manifest.revision}: ask that one if it plans otherwise)",
-            )
+    """:func:`frugalbench.cli.replan.planned` of a run of this version."""
+    if _is_ours(run):
+        yield from replan.planned(run)
 
 
-def _fresh(run: Run, devices: set[str]) -> dict[str, Case]:
-    """Cases by id, those that this machine would skip included."""
+def modelled(run: Run) -> Iterator[Finding]:
+    """:func:`frugalbench.cli.replan.modelled` of a run of this version."""
+    if _is_ours(run):
+        yield from replan.modelled(run)
+
+
+def order(run: Run) -> Iterator[Finding]:
+    """Turns of a round are taken in the order that the seed gives to its cases: none was added, removed or exchanged.
+
+    A replicate in which a worker failed is left out, for a round may have gone on without it.
+    """
+    if not _is_ours(run):
+        return
+    failed = {(r.comparison, r.replicate) for r in run.records if r.status is Status.FAILED}
+    rounds: dict[tuple[str, int, str, int], list[tuple[int, str]]] = {}
+    for record in run.records:
+        if not record.interrupted and (record.comparison, record.replicate) not in failed:
+            for sample in record.samples:
+                key = (record.comparison, record.replicate, record.case.regime, sample.round)
+                rounds.setdefault(key, []).append((sample.turn, record.case.id))
+    for (comparison, replicate, regime, number), taken in rounds.items():
+        names = [name for _, name in sorted(taken)]
+        if names != shuffled(run.manifest.plan.seed, names, comparison, replicate, regime, number):
+            where = f"{comparison}, replicate {replicate}"
+            yield where, f"round {number} of {regime} is not in the order that seed {run.manifest.plan.seed} gives"
+
+
+def stopped(run: Run) -> Iterator[Finding]:
+    """Each comparison stopped at the planned look at which its records, its alpha and the claims say so, no later."""
     manifest = run.manifest
-    stored = from_stored(manifest.config, "manifest.json")
-    mine = tuple(table for table in stored.workloads if table["name"] in BY_FORMULA)
-    told = manifest.machine_before
-    machine = _Told(
-        **_arguments(told),
-        boards=tuple(board for board in told.get("gpu_boards") or () if isinstance(board, dict)),
-        versions=tuple(manifest.versions.items()),
-    )
-    device = devices.pop() if len(devices) == 1 else None
-    plan = make_plan(msgspec.structs.replace(stored, workloads=mine), machine, None, device)
-    measured = [case for item in plan.comparisons for arm in item.arms for case in arm.cases]
-    return {case.id: case for case in (*(item.case for item in plan.skipped), *measured)}
+    if not _is_ours(run) or manifest.claims_hash != claims_hash() or not manifest.config.get("workloads"):
+        return
+    config = from_stored(manifest.config, "manifest.json")
+    choose = session.decide_by_claims(config, load_claims(), manifest.floor)
+    for comparison in manifest.plan.comparisons:
+        decision = manifest.decisions.get(comparison.id)
+        if decision is not None and comparison.workload != selftest.WORKLOAD:
+            whole = [r for r in run.records if r.comparison == comparison.id and not r.interrupted]
+            seen = [r for r in whole if came_to_a_worker(r)]
+            if reason := _stop_fault(seen, config.measure.looks, decision, choose):
+                yield comparison.id, reason
 
 
-def _differs(case: Case, fresh: Case) -> str | None:
-    if case.cost is not None and fresh.cost is not None:
-        for name in ("token", "flop", "op", "weight_bytes", "traffic_bytes", "parameters", "active_parameters"):
-            told, known = getattr(case.cost, name), getattr(fresh.cost, name)
-            if abs(told - known) > 1e-6 * max(abs(told), abs(known)):
-                return f"{name} is {told:.6g}; its shape gives {known:.6g}"
-    if case.tolerance is not None and fresh.tolerance is not None and case.tolerance > 1.000001 * fresh.tolerance:
-        return f"a tolerance of {case.tolerance:.3g}; its shape gives {fresh.tolerance:.3g}"
-    return None if case.peaks == fresh.peaks else f"names the peaks {case.peaks}; its workload names {fresh.peaks}"
+def _stop_fault(records: Sequence[Record], looks: Sequence[int], decision: Decision, choose: Decide) -> str | None:
+    last = max((record.replicate for record in records), default=0)
+    for look in (item for item in looks if item <= last):
+        settled = choose([record for record in records if record.replicate <= look], look).stop
+        if settled and look < last:
+            return f"was settled at {look} replicates by the run's own alpha and floor, and went on to {last}"
+        if settled and decision.reason.startswith(_SPENT):
+            return f"was settled at {look} replicates by the run's own alpha and floor; its decision says otherwise"
+        if not settled and decision.reason == f"every claim is settled at {look} replicates":
+            return f"was not settled at {look} replicates by the run's own alpha and floor, as its decision says"
+    return None
 
 
 def voids(run: Run) -> Iterator[Finding]:
@@ -211,3 +196,41 @@ def _steady(run: Run) -> Iterator[Finding]:
         key = (record.comparison, record.replicate, record.case.regime)
         if record.steady_load and record.samples and key not in spoilt and record.case.device != SIMULATED:
             yield f"{record.case.id}, replicate {record.replicate}", "a steady load, and not one void round"
+
+
+def remarks(run: Run) -> Iterator[str]:
+    """What a reader should know of how a run was asked for."""
+    if (only := run.manifest.config.get(replan.ONLY)) is not None:
+        yield f"a selection of its config: --only {shown(only, 200)}"
+    if not _is_ours(run):
+        return
+    try:
+        yield from _changes(from_stored(run.manifest.config, "manifest.json"))
+        missing = replan.unplanned(run)
+    except FrugalbenchError:
+        return  # `plan` says so
+    if missing:
+        yield f"{missing} cases that its config gives at this revision are not in its plan ({run.manifest.revision})"
+    if other := replan.other_inputs(run):
+        yield f"{other} modelled rows rest on other inputs than those installed here, and are taken as they are"
+
+
+def _changes(config: Config) -> Iterator[str]:
+    """In what a config departs from the shipped one of its name."""
+    if config.name in shipped_names():
+        if told := [*_settings(config, load_config(config.name)), *_tables(config, load_config(config.name))]:
+            yield f"its config is not the shipped {config.name} of this version: {shown('; '.join(told), 300)}"
+    elif config.measure.alpha > USUAL_ALPHA:
+        yield f"its intervals may miss in {config.measure.alpha:.0%} of cases (alpha); {USUAL_ALPHA:.0%} are usual"
+
+
+def _settings(config: Config, known: Config) -> Iterator[str]:
+    for key in _JUDGING:
+        told, usual = getattr(config.measure, key), getattr(known.measure, key)
+        if told != usual:
+            yield f"{key} is {told}, not {usual}"
+
+
+def _tables(config: Config, known: Config) -> Iterator[str]:
+    for had, lacks, words in ((known, config, "lacks a"), (config, known, "has another")):
+        yield from (f"{words} [[workload]] {table['name']}" for table in had.workloads if table not in lacks.workloads)

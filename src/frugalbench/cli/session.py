@@ -63,7 +63,7 @@ def run(
         plan = make_plan(settings, machine, only, device, allow_code)
         said = require_device(plan)
         store, before = Store.create(path), []
-        manifest = new_manifest(settings, plan, machine, floor_of(machine.fingerprint), said, host)
+        manifest = new_manifest(settings, plan, machine, floor_of(machine.fingerprint), said, host, only)
     try:
         store.write_manifest(manifest)
         choose = decide_by_claims(settings, load_claims(), manifest.floor)

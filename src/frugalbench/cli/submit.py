@@ -24,18 +24,22 @@ from frugalbench.schema import FrugalbenchError
 MOST_SHOWN = 6
 LEAST_SECRET = 8
 """Characters of an environment variable's value that is looked for; shorter ones stand in words by chance."""
+_HOST_FILES = (Path("/etc/hosts"), Path("/etc/resolv.conf"))
 _SECRET = re.compile(r"(?i)token|secret|passw|api_?key|access_key|credential")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Pack a run without what identifies its owner; shows everything before anything is written."""
+    from frugalbench.analysis.submission import hosts
     from frugalbench.analysis.submission.archive import pack
     from frugalbench.analysis.submission.scrub import Scrubber
     from frugalbench.analysis.submission.vet import PRESENT
 
     run = load_run(arguments.run)
-    scrubber = Scrubber(_names() | {str(run.manifest.machine_before.get("host", ""))})
-    files, self_test = _files(run, scrubber, arguments.page)
+    documents = _documents(run)
+    others = hosts.named(documents) | hosts.apart_from(_others(), documents)
+    scrubber = Scrubber(_names() | {str(run.manifest.machine_before.get("host", ""))} | others)
+    files, self_test = _files(run, documents, scrubber, arguments.page)
     target = Path(arguments.out or f"{run.manifest.run_id}.frugalbench.zip")
     removed = {kind: sum(texts.values()) for kind, texts in scrubber.removed.items()}
     content = pack(files, run.manifest.run_id, __version__, self_test, removed)
@@ -65,16 +69,40 @@ def _names() -> set[str]:
     return {part for name in host for part in (name, name.partition(".")[0])} | people | secret
 
 
-def _files(run: Run, scrubber: Any, page: bool) -> tuple[dict[str, bytes], str]:
+def _others() -> set[str]:
+    """Names of other hosts that this session's environment and this machine's own files tell."""
+    from frugalbench.analysis.submission import hosts
+
+    return hosts.of_environment(os.environ) | hosts.of_machine(*map(_text, _HOST_FILES))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _documents(run: Run) -> list[Any]:
+    """Manifest and records as plain data; the half-written last line, which the reader of the run has named already,
+    is left out."""
+    lines = (run.path / "records.jsonl").read_bytes().split(b"\n")
+    found = [msgspec.json.decode((run.path / "manifest.json").read_bytes())]
+    for line in filter(bytes.strip, lines):
+        with suppress(msgspec.DecodeError):
+            found.append(msgspec.json.decode(line))
+    return found
+
+
+def _files(run: Run, documents: list[Any], scrubber: Any, page: bool) -> tuple[dict[str, bytes], str]:
     """Entries of the archive, and what to say of the self-test."""
     from frugalbench.analysis.submission.vet import PRESENT
     from frugalbench.cli.replay import page_of
 
-    lines = (run.path / "records.jsonl").read_bytes().split(b"\n")
-    manifest = msgspec.json.decode((run.path / "manifest.json").read_bytes())
+    manifest, *records = documents
     found = {
         "manifest.json": msgspec.json.encode(scrubber.clean(manifest)),
-        "records.jsonl": b"".join(_clean_line(line, scrubber) for line in lines if line.strip()),
+        "records.jsonl": b"".join(msgspec.json.encode(scrubber.clean(record)) + b"\n" for record in records),
     }
     self_test, why = _self_test(run)
     if self_test is not None:
@@ -82,13 +110,6 @@ def _files(run: Run, scrubber: Any, page: bool) -> tuple[dict[str, bytes], str]:
     if page:
         found["report.html"] = page_of(found)
     return found, PRESENT if self_test is not None else why
-
-
-def _clean_line(line: bytes, scrubber: Any) -> bytes:
-    try:
-        return msgspec.json.encode(scrubber.clean(msgspec.json.decode(line))) + b"\n"
-    except msgspec.DecodeError:  # the half-written last line, which the reader of the run has named already
-        return b""
 
 
 def _self_test(run: Run) -> tuple[dict[str, Any] | None, str]:
@@ -106,12 +127,14 @@ def _self_test(run: Run) -> tuple[dict[str, Any] | None, str]:
 def _checked(content: bytes, target: Path) -> dict[str, Any]:
     """What ``frugalbench check`` says of the bytes that would be written."""
     from frugalbench.analysis.submission.vet import vet
-    from frugalbench.cli.replay import checks, page_of
+    from frugalbench.cli.replay import checks, page_of, remarks
 
     with tempfile.TemporaryDirectory(prefix="frugalbench-") as folder:
         file = Path(folder) / target.name
         file.write_bytes(content)
-        return dict(msgspec.to_builtins(vet(file, checks(), page_of)[0]))
+        report = vet(file, checks(), page_of, remarks, output.late_progress())[0]
+        output.end_progress()
+        return dict(msgspec.to_builtins(report))
 
 
 def _show(removed: dict[str, Any], report: dict[str, Any], self_test: str) -> None:

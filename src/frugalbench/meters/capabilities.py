@@ -127,14 +127,16 @@ def _processor(machine: "Machine") -> Iterator[Capability]:
             has = flag in machine.flags
             yield Capability(f"CPU {flag}", has, what if has else f"no {what} on this processor")
     gpus = ", ".join(machine.gpus)
-    yield Capability("CUDA device", machine.has_cuda(), gpus or "no NVIDIA device node; --device cuda will be refused")
+    nothing = "no NVIDIA device node, nor an AMD GPU; --device cuda will be refused"
+    yield Capability("CUDA device", machine.has_cuda(), gpus or nothing)
 
 
 def _boards(machine: "Machine") -> Iterator[Capability]:
     if not machine.has_cuda():
         return
     boards = gpu_state.boards_now()
-    for row in gpu_doctor.rows(boards, gpu_state.numbers(), dict(os.environ), gpu_ready.torch_build()):
+    problem = gpu_ready.standing(boards, gpu_ready.torch_build(), together=2)
+    for row in gpu_doctor.rows(boards, gpu_state.numbers(), problem):
         yield Capability(*row)
 
 

@@ -1,12 +1,12 @@
-"""What ``doctor`` says of NVIDIA boards: how they are set, who else is on them, and what the user could set.
+"""What ``doctor`` says of NVIDIA boards: how they are set, who else is on them, and what the user could set. AMD's are
+named, with what the kernel tells of them.
 
 Nothing here sets anything.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from frugalbench.meters.gpu_ready import TorchBuild, obstacle
-from frugalbench.meters.gpu_state import Board
+from frugalbench.meters.gpu_state import Board, is_amd
 from frugalbench.units import byte_size, si
 
 HELD_SHARE = 0.7
@@ -18,11 +18,9 @@ Row = tuple[str, bool, str, str]
 """What, whether it is as one would want it, detail, and a command for when it is not."""
 
 
-def rows(
-    boards: Sequence[Board], numbers: Sequence[int], environ: Mapping[str, str], build: TorchBuild | None
-) -> Iterator[Row]:
-    """Lines for each of ``boards``, whose numbers by NVML are ``numbers``; the first one is what a run would use."""
-    problem = obstacle(boards, environ, build, together=2)
+def rows(boards: Sequence[Board], numbers: Sequence[int], problem: str | None) -> Iterator[Row]:
+    """Lines for each of ``boards``, whose numbers by NVML are ``numbers``; the first one is what a run would use, and
+    ``problem`` is why it could not."""
     yield "a run on the GPU", problem is None, problem or "nothing known is against it", ""
     for board, number in zip(boards, numbers, strict=False):
         yield from _of_board(board, f"GPU {number}", f"nvidia-smi -i {number}")
@@ -30,6 +28,8 @@ def rows(
 
 def _of_board(board: Board, what: str, command: str) -> Iterator[Row]:
     yield what, True, _described(board), ""
+    if is_amd(board):
+        return
     yield _clocks(board, what, command)
     yield _power_cap(board, what, command)
     if board.persistence is not None:

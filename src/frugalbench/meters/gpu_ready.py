@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from frugalbench.meters.gpu_state import Board, boards_now
+from frugalbench.meters.gpu_state import Board, ailment, ask_driver, boards_now, is_amd
 from frugalbench.schema import NothingRunsHere
 
 WHEELS = ((11, 8, "cu118"), (12, 6, "cu126"), (12, 8, "cu128"), (13, 0, "cu130"))
 """CUDA version to the name of PyTorch's package index for it (download.pytorch.org/whl; recalled, 2026-11)."""
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_MAKERS = {"hip": "AMD", "xpu": "Intel"}
 _INDEX = "https://download.pytorch.org/whl"
 
 
@@ -48,10 +50,17 @@ def check(together: int, needs_torch: bool) -> tuple[str, ...]:
     ``together``: most arms that hold the device at once; ``needs_torch``: whether any of them computes with torch.
     """
     boards = boards_now()
-    problem = obstacle(boards, os.environ, torch_build() if needs_torch else None, together)
+    problem = standing(boards, torch_build() if needs_torch else None, together)
     if problem:
         raise NothingRunsHere(f"--device cuda: {problem}")
     return notes(boards)
+
+
+def standing(boards: Sequence[Board], build: TorchBuild | None, together: int) -> str | None:
+    """:func:`obstacle` on this machine, after what ails its driver."""
+    known = boards or ask_driver()  # without NVML, CUDA tells whether it is left a board
+    environ = {name: value for name, value in os.environ.items() if boards or not known or name != _VISIBLE}
+    return ailment() or obstacle(boards, environ, build, together)
 
 
 def obstacle(
@@ -61,7 +70,7 @@ def obstacle(
 
     ``boards`` are those that CUDA may use, ``build`` torch's where it is needed.
     """
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    visible = environ.get(_VISIBLE)
     if visible is not None and not boards:
         return f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU; unset it, or name one that `nvidia-smi -L` lists"
     board = boards[0] if boards else Board(name="GPU")
@@ -72,10 +81,15 @@ def _mismatch(board: Board, build: TorchBuild | None) -> str | None:
     """Why torch and the driver do not go together."""
     if build is None:
         return None
+    if is_amd(board):
+        if build.other == "hip":
+            return None
+        return f"torch {build.version} was not built for ROCm; install a ROCm build (pytorch.org, Get Started)"
     install = _install(board.cuda_version)
-    if build.cuda is None and build.other is None:
-        return f"torch {build.version} was built without CUDA; {install}"
-    if build.cuda is None or board.cuda_version is None or _pair(build.cuda)[0] <= _pair(board.cuda_version)[0]:
+    if build.cuda is None:
+        instead = f" (for {_MAKERS.get(build.other, build.other)}'s devices)" if build.other else ""
+        return f"torch {build.version} was built without CUDA{instead}; {install}"
+    if board.cuda_version is None or _pair(build.cuda)[0] <= _pair(board.cuda_version)[0]:
         return None  # within one major version CUDA runs on older drivers
     driver = f"driver {board.driver} serves CUDA {board.cuda_version}"
     return f"{driver}, too old for torch {build.version} (CUDA {build.cuda}); update the driver, or {install}"

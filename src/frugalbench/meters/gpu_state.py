@@ -1,4 +1,5 @@
 """What an NVIDIA board is and how it is set, by NVML and the CUDA driver; its clocks and heat beside a timed window.
+Of AMD's boards what the kernel tells (:mod:`frugalbench.meters.kfd`).
 
 Nothing here changes a board. Serial numbers and uuids are not kept: results are handed on.
 """
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any
 
-from frugalbench.meters import nvml
+from frugalbench.meters import kfd, nvml
 from frugalbench.meters.gpu_throttle import bound_to_board
 
 _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
@@ -26,6 +27,7 @@ _ASK_DRIVER = """
 import ctypes, json, sys
 cuda, wanted = ctypes.CDLL("libcuda.so.1"), json.loads(sys.argv[1])
 count, device, value, version = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+size = ctypes.c_size_t()
 def ok(code):
     if code:
         sys.exit(f"CUDA error {code}")
@@ -39,6 +41,8 @@ for number in range(count.value):
     for name, attribute in wanted.items():
         ok(cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
         board[name] = value.value
+    ok(cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device))
+    board["memory_bytes"] = size.value
     found.append(board)
 print(json.dumps(found))
 """
@@ -56,6 +60,7 @@ class Board:
     multiprocessors: int | None = None
     memory_bytes: int | None = None
     l2_bytes: int | None = None
+    """Of its last-level cache: AMD's Infinity Cache where there is one."""
     power_limit_w: float | None = None
     default_power_limit_w: float | None = None
     most_clock_hz: float | None = None
@@ -87,7 +92,7 @@ def boards() -> tuple[Board, ...]:
 def boards_now() -> tuple[Board, ...]:
     """The same as they are set now, with whoever else computes on them now."""
     if nvml.device_node() is None:
-        return ()
+        return tuple(_of_amd(gpu) for gpu in kfd.gpus())
     try:
         driver = nvml._load()
         numbers = nvml.visible_boards(driver)
@@ -96,8 +101,22 @@ def boards_now() -> tuple[Board, ...]:
     return tuple(describe(driver, number, facts) for number, facts in zip(numbers, _padded(numbers), strict=False))
 
 
+def _of_amd(gpu: kfd.Gpu) -> Board:
+    return Board(
+        name=gpu.name, compute_capability=gpu.isa, multiprocessors=gpu.multiprocessors, memory_bytes=gpu.memory_bytes,
+        l2_bytes=gpu.cache_bytes, most_clock_hz=gpu.most_clock_hz,
+    )  # fmt: skip
+
+
+def is_amd(board: Board) -> bool:
+    """Whether it is one of AMD's, which torch's ``cuda`` is on ROCm."""
+    return (board.compute_capability or "").startswith("gfx")
+
+
 def numbers() -> tuple[int, ...]:
-    """NVML's numbers of these boards, by which ``nvidia-smi`` knows them."""
+    """Numbers of these boards by which ``nvidia-smi`` (NVML) knows them; AMD's are counted."""
+    if nvml.device_node() is None:
+        return tuple(range(len(kfd.gpus())))
     try:
         return tuple(nvml.visible_boards(nvml._load()))
     except Exception:  # as above
@@ -134,7 +153,7 @@ def describe(driver: Any, number: int, facts: dict[str, int]) -> Board:
         cuda_version=f"{version // 1000}.{version % 1000 // 10}" if version else None,
         compute_capability=f"{facts['major']}.{facts['minor']}" if "major" in facts else None,
         multiprocessors=facts.get("multiprocessors"),
-        memory_bytes=_or_none(lambda: int(ask("nvmlDeviceGetMemoryInfo").total)),
+        memory_bytes=_memory_bytes(ask, facts, bool(mig and mig[0])),
         l2_bytes=facts.get("l2_bytes"),
         power_limit_w=None if limit is None else limit * 1e-3,
         default_power_limit_w=None if usual is None else usual * 1e-3,
@@ -146,6 +165,39 @@ def describe(driver: Any, number: int, facts: dict[str, int]) -> Board:
         mps=_or_none(lambda: bool(len(ask("nvmlDeviceGetMPSComputeRunningProcesses")))),
         foreign_processes=_or_none(lambda: len(ask("nvmlDeviceGetComputeRunningProcesses"))),
     )
+
+
+def _memory_bytes(ask: Callable[[str], Any], facts: dict[str, int], sliced: bool) -> int | None:
+    """The board's; of one in MIG mode the slice's, which CUDA alone tells."""
+    whole: int | None = _or_none(lambda: int(ask("nvmlDeviceGetMemoryInfo").total))
+    return facts.get("memory_bytes", whole) if sliced else whole
+
+
+def ailment() -> str | None:
+    """Why nothing could compute on the board that CUDA would take first: no driver answers, or the board is lost.
+
+    ``None`` where there is no device node, where it answers, and where NVML is missing and CUDA itself answers.
+    """
+    node = nvml.device_node()
+    if node is None:
+        return kfd.ailment(kfd.gpus()) if kfd.DEVICE.exists() else None
+    try:
+        driver = nvml._load()
+        found = nvml.visible_boards(driver)
+        count = int(driver.nvmlDeviceGetCount())
+    except Exception as error:  # as above
+        if ask_driver():
+            return None
+        return (
+            f"{node} is there, and neither NVML ({error}) nor CUDA answers: `nvidia-smi` must work first; load the "
+            "driver (sudo modprobe nvidia), or give the container its libraries (--gpus all)"
+        )
+    if not count:
+        return f"{node} is there, and the driver finds no board; see `dmesg` and `nvidia-smi`"
+    if found and nvml.is_lost(driver, found[0]):
+        reset = f"sudo nvidia-smi -r -i {found[0]}"
+        return f"GPU {found[0]} is lost; see `dmesg` for Xid, and reset it ({reset}) or restart"
+    return None
 
 
 def plain() -> list[dict[str, Any]]:

@@ -99,12 +99,41 @@ def visible_boards(driver: Any, environ: Mapping[str, str] = os.environ) -> list
 def _board_named(driver: Any, name: str, count: int) -> int | None:
     if name.isdigit():
         return int(name) if int(name) < count else None
+    if name.startswith("MIG-"):
+        return _board_of_slice(driver, name, count)
     if not name.startswith("GPU-"):
         return None
     # the first digits are enough where they name one board alone
-    uuids = [str(driver.nvmlDeviceGetUUID(driver.nvmlDeviceGetHandleByIndex(board))) for board in range(count)]
-    found = [board for board, uuid in enumerate(uuids) if uuid.startswith(name)]
+    found = [board for board in range(count) if _uuid(driver, board).startswith(name)]
     return found[0] if len(found) == 1 else None
+
+
+def _uuid(driver: Any, board: int) -> str:
+    """Empty for a board that does not answer: it is not the one that was named, and the others still are."""
+    try:
+        return str(driver.nvmlDeviceGetUUID(driver.nvmlDeviceGetHandleByIndex(board)))
+    except Exception:  # as above
+        return ""
+
+
+def _board_of_slice(driver: Any, name: str, count: int) -> int | None:
+    """The board of which CUDA gets the instance ``name``; before driver 470 it was ``MIG-<uuid of the board>/1/0``."""
+    if name.startswith("MIG-GPU-"):
+        return _board_named(driver, name.removeprefix("MIG-").partition("/")[0], count)
+    try:
+        instance = driver.nvmlDeviceGetHandleByUUID(name)
+        return int(driver.nvmlDeviceGetIndex(driver.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance)))
+    except Exception:  # as above
+        return None
+
+
+def is_lost(driver: Any, board: int) -> bool:
+    """Whether a board has fallen off the bus; what else keeps it from answering is no such thing."""
+    try:
+        driver.nvmlDeviceGetTemperature(driver.nvmlDeviceGetHandleByIndex(board), 0)
+    except Exception as error:  # as above
+        return type(error).__name__ == "NVMLError_GpuIsLost"
+    return False
 
 
 def _of_board(driver: Any, board: int, scope: str, clock: Callable[[], float]) -> list[Meter]:

@@ -37,7 +37,7 @@ class MachineView(Protocol):
         ...
 
     def has_cuda(self) -> bool:
-        """Whether an NVIDIA device node is present. Imports nothing."""
+        """Whether there is a device that torch calls ``cuda``: NVIDIA's node, or an AMD GPU. Imports nothing."""
         ...
 
     @property

@@ -28,7 +28,9 @@ q4_k         144 bytes per 256 weights: two float16 factors, eight 6-bit scales 
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -207,9 +209,32 @@ def _on_cuda(fmt: Format) -> Format:
     return replace(fmt, **(_CUDA_INT8_DYNAMIC if dynamic else _CUDA.get(fmt.scheme, {})))
 
 
-@cache
+_TOLD: ContextVar[frozenset[str] | None] = ContextVar("instruction sets of another machine", default=None)
+_COME_ALONG = {"avx512bw": ("avx512dq", "avx512vl"), "asimddp": ("fphp",)}
+"""Instruction sets that no processor has one without the other, and of which a machine's description lists one."""
+
+
+@contextmanager
+def as_on(flags: Iterable[str]) -> Iterator[None]:
+    """Plan for another machine, whose description lists ``flags``."""
+    told = set(flags)
+    also = {other for flag in told for other in _COME_ALONG.get(flag, ())}
+    token = _TOLD.set(frozenset(told | also))
+    try:
+        yield
+    finally:
+        _TOLD.reset(token)
+
+
 def cpu_flags() -> frozenset[str]:
-    """Instruction sets of this CPU by Linux's names; empty where ``/proc/cpuinfo`` does not tell."""
+    """Instruction sets, by Linux's names, of the CPU that is planned for: this one unless :func:`as_on` says other."""
+    told = _TOLD.get()
+    return own_flags() if told is None else told
+
+
+@cache
+def own_flags() -> frozenset[str]:
+    """Those of this CPU; empty where ``/proc/cpuinfo`` does not tell."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -7,7 +7,7 @@ The device's events tell how long the queue itself was at it, which holds the ho
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from frugalbench.meters.gpu_state import memory_byte_per_s
+from frugalbench.meters.gpu_state import boards, memory_byte_per_s
 from frugalbench.meters.gpu_throttle import bound_to_board
 from frugalbench.specs.base import SIMULATED
 from frugalbench.workloads.simulated import Simulated
@@ -142,9 +142,14 @@ class Cuda(_OfTorch):
         return Recorded(call, graphs, outputs), f"CUDA graph, one for each of {rotation} positions"
 
     def cache_bytes(self) -> int | None:
-        """L2, which all multiprocessors share."""
-        properties = self._torch.cuda.get_device_properties(self._torch.cuda.current_device())
-        return getattr(properties, "L2_cache_size", None) or None
+        """L2, which all multiprocessors share; on ROCm the Infinity Cache behind it, which torch does not tell."""
+        number = self._torch.cuda.current_device()
+        properties = self._torch.cuda.get_device_properties(number)
+        told = getattr(properties, "L2_cache_size", None) or None
+        if self._torch.version.hip is None:
+            return told
+        known = boards()[number].l2_bytes if number < len(boards()) else None
+        return known if told is None or known is None else max(told, known)
 
     def memory_byte_per_s(self) -> float | None:
         """By the board's largest memory clock (two transfers a cycle) and the width of its bus, from NVML."""

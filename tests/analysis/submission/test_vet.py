@@ -6,7 +6,8 @@ import pytest
 
 import forgery
 from frugalbench.analysis.submission.vet import vet
-from frugalbench.cli.replay import checks, page_of
+from frugalbench.cli.replay import checks, page_of, remarks
+from frugalbench.specs import quant_formats
 
 GOOD = tuple(forgery.good())
 FORGED = tuple(forgery.forged())
@@ -16,7 +17,7 @@ FORGED = tuple(forgery.forged())
 def test_good_ones_are_accepted(parts, tmp_path: Path) -> None:
     file = tmp_path / "good.zip"
     file.write_bytes(parts.packed())
-    report, files = vet(file, checks(), page_of)
+    report, files = vet(file, checks(), page_of, remarks)
     assert report.refusals == () and report.accepted
     assert files.keys() >= {"manifest.json", "records.jsonl"} and report.contents["records"] == len(parts.records)
 
@@ -31,5 +32,44 @@ def test_forged_ones_are_refused_with_the_right_reason(tmp_path: Path) -> None:
         if not found & expected:
             misses.append((name, expected, report.refusals))
         assert all(refusal.reason and len(refusal.reason) < 500 for refusal in report.refusals)
-    assert len(FORGED) >= 170 and len(GOOD) == 20
+    assert len(FORGED) >= 190 and len(GOOD) == 20
     assert len(misses) <= 0.05 * len(FORGED), misses
+
+
+def _report(parts: forgery.Parts, tmp_path: Path):
+    file = tmp_path / "one.zip"
+    file.write_bytes(parts.packed())
+    return vet(file, checks(), page_of, remarks)[0]
+
+
+def test_a_selection_that_is_told_is_taken_and_said(tmp_path: Path) -> None:
+    parts = forgery.fixture()
+    forgery.comparison_out(parts, forgery.random.Random(1))
+    left = parts.manifest["plan"]["comparisons"][0]["id"]
+    refused = _report(parts, tmp_path)
+    assert {item.check for item in refused.refusals} == {"plan"} and "--only" in refused.refusals[0].reason
+    parts.manifest["config"]["only"] = f"*{left}*"
+    report = _report(parts, tmp_path)
+    assert report.refusals == () and any(f"--only *{left}*" in remark for remark in report.remarks)
+
+
+def test_what_departs_from_a_shipped_config_is_said(tmp_path: Path) -> None:
+    parts = forgery.reference(forgery.PEAKS)
+    parts.manifest["config"] |= {"name": "cpu"}
+    parts.manifest["config"]["measure"]["alpha"] = 0.2
+    said = " ".join(_report(parts, tmp_path).remarks)
+    assert "not the shipped cpu" in said and "alpha is 0.2, not 0.05" in said and "lacks a [[workload]] moe_ffn" in said
+
+
+def test_a_run_of_a_processor_with_other_instructions_is_taken(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(quant_formats, "own_flags", frozenset)
+    assert _report(forgery.reference(forgery.PEAKS, forgery.LINEAR), tmp_path).refusals == ()
+
+
+def test_modelled_rows_on_other_inputs_are_taken_with_a_remark(tmp_path: Path) -> None:
+    parts = forgery.reference("cluster_model")
+    row = next(r for r in parts.records if r["facts"].get("ratio", {}).get("value") and r["details"]["sources"])
+    row["details"]["sources"] = {}
+    row["facts"]["ratio"]["value"] *= 1.01
+    report = _report(parts, tmp_path)
+    assert report.refusals == () and any("1 modelled rows rest on other" in remark for remark in report.remarks)

@@ -95,7 +95,16 @@ def grab():
         kept.append(np.ones(2**26, np.uint8))
 
 
+def raise_of(name, text):
+    """As torch does, which has a class of its own for full memory."""
+    raise type(name, (RuntimeError,), {})(text)
+
+
+FULL = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
+LOST = "CUDA error: GPU is lost\nCUDA kernel errors might be asynchronously reported at some other API call"
 DEATHS = {
+    "gpu full": lambda: raise_of("OutOfMemoryError", FULL),
+    "gpu lost": lambda: raise_of("AcceleratorError", LOST),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda: os._exit(3),
     "sys.exit": lambda: sys.exit("the library had enough"),

@@ -36,7 +36,7 @@ Pair = tuple[Record, Reading]
 def energy(run: Run) -> Iterator[Finding]:
     """Every rule on measured joules that looks at more than one reading."""
     measured = [(r, x) for r in run.records for x in r.readings if x.tier is Tier.MEASURED and x.joule]
-    yield from _methods(measured)
+    yield from _methods([(r, x) for r in run.records for x in r.readings if x.tier is Tier.MEASURED])
     yield from _boards(run, measured)
     yield from _far(run)
     limit_w = _limit_w(run)

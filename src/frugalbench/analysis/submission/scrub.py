@@ -8,7 +8,10 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
+
+from frugalbench.analysis.submission import hosts
 
 _UUID = re.compile(r"(?i)\b(?:GPU-|MIG-(?:GPU-)?)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _MAC = re.compile(r"(?i)(?<![\w:-])(?:[0-9a-f]{2}([:-]))(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}(?![\w:-])")
@@ -58,10 +61,14 @@ _VERSION_KEYS = frozenset({"versions", "libraries"})
 """Version numbers of four parts look like addresses."""
 _PACKED_KEYS = frozenset({"correct", "starts"})
 """Bits in base64, in which a slash begins no path."""
+_GLOB_KEYS = frozenset({"only"})
+"""Globs on ids, which hold slashes and name no file."""
+_GLOB = re.compile(r"[\w*?\[][\w.*?\[\]!@+ /-]*")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _REPLACED = re.compile(r"<[a-z]+-\d+>")
 _COMMON_WORDS = frozenset({"root", "user", "admin", "localhost", "ubuntu", "runner", "linux", "machine", "test", "cpu"})
 MOST_KEPT = 100_000
+_PLAIN = frozenset({float, bool, type(None)})
 LEAST_NAME = 3
 """Shorter host and user names would hit words that have nothing to do with them."""
 
@@ -73,7 +80,8 @@ class Scrubber:
         """``names``: of this host and its user, known only where the file is packed."""
         self.removed: dict[str, Counter[str]] = {}
         self._numbers: dict[tuple[str, str], int] = {}
-        self._harmless: set[tuple[str, bool]] = set()
+        self._harmless: tuple[set[str], set[str]] = (set(), set())
+        """Without and with version numbers."""
         chosen = sorted({n for n in names if len(n) >= LEAST_NAME and n.lower() not in _COMMON_WORDS}, key=len)
         words = "|".join(re.escape(name) for name in reversed(chosen))
         self._names = re.compile(rf"(?i)(?<![A-Za-z0-9])(?:{words})(?![A-Za-z0-9])") if words else None
@@ -82,20 +90,24 @@ class Scrubber:
         """``value`` (plain data of a JSON document) without what identifies."""
         if isinstance(value, dict):
             return {
-                self._text(name, versions): self.clean(item, name, versions or name in _VERSION_KEYS)
+                self._text(name, versions): item
+                if item.__class__ in _PLAIN  # most of a run, so not even asked
+                else self.clean(item, name, versions or name in _VERSION_KEYS)
                 for name, item in value.items()
             }
-        if _tells(re.sub(r"[ -]", "_", key.lower()), value):
+        if _tells(_spelled(key), value):
             return self._note("field", str(value))
         if isinstance(value, list | tuple):
             return [self.clean(item, key, versions) for item in value]
         if not isinstance(value, str) or (key in _PACKED_KEYS and _BASE64.fullmatch(value)):
             return value
+        if key in _GLOB_KEYS and _GLOB.fullmatch(value):
+            return self._names.sub(self._replacing("name", _never), value) if self._names is not None else value
         return self._text(value, versions)
 
     def _text(self, text: str, versions: bool) -> str:
         """Records repeat their keys and words: what was found harmless is not looked at again."""
-        if (text, versions) in self._harmless:
+        if text in self._harmless[versions]:
             return text
         cleaned = text
         for kind, pattern, keep in _PATTERNS:
@@ -104,8 +116,8 @@ class Scrubber:
             cleaned = pattern.sub(self._replacing(kind, keep), cleaned)
         if self._names is not None:
             cleaned = self._names.sub(self._replacing("name", _never), cleaned)
-        if cleaned == text and len(self._harmless) < MOST_KEPT:
-            self._harmless.add((text, versions))
+        if cleaned == text and len(self._harmless[versions]) < MOST_KEPT:
+            self._harmless[versions].add(text)
         return cleaned
 
     def _replacing(self, kind: str, keep: Callable[[str], bool]) -> Callable[[re.Match[str]], str]:
@@ -120,10 +132,17 @@ class Scrubber:
         return f"<{kind}-{number}>"
 
 
+@lru_cache(MOST_KEPT)
+def _spelled(key: str) -> str:
+    return re.sub(r"[ -]", "_", key.lower())
+
+
 def _tells(key: str, value: Any) -> bool:
     if isinstance(value, int) and not isinstance(value, bool):
         return key in _NUMBERED_KEYS and value != 0
-    return key in _PRIVATE_KEYS and isinstance(value, str) and bool(value) and not _REPLACED.fullmatch(value)
+    if not isinstance(value, str) or not value or _REPLACED.fullmatch(value):
+        return False
+    return key in _PRIVATE_KEYS or (bool(hosts.KEYS.fullmatch(key)) and not hosts.PUBLIC.fullmatch(value))
 
 
 def _never(_: str) -> bool:
@@ -146,6 +165,7 @@ def _is_no_path(text: str) -> bool:
 
 _PATTERNS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
     ("credential", _CREDENTIAL, _never),
+    *(("host", place, hosts.names_nobody) for place in hosts.PLACES),
     ("variable", _VARIABLE, _never),
     ("url", _URL, lambda text: text.startswith(("https://github.com/", "https://arxiv.org/"))),
     ("mail", _MAIL, _never),

@@ -25,6 +25,8 @@ LEAST_PAIRS = 20
 PRESENT = "present"
 _ENDED = ("complete", "out of time", "interrupted")
 """States of a run that ended by itself: one that was interrupted keeps its whole replicates, and a remark says so."""
+BROKEN = (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError, FrugalbenchError)
+"""What rules raise on documents that no run writes."""
 Check = Callable[[Run], Iterator[Finding]]
 Render = Callable[[dict[str, bytes]], bytes]
 
@@ -74,12 +76,16 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 
 
 def vet(
-    path: Path, further: Sequence[tuple[str, Check]] = (), render: Render | None = None
+    path: Path,
+    further: Sequence[tuple[str, Check]] = (),
+    render: Render | None = None,
+    notes: Callable[[Run], Iterator[str]] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Report, dict[str, bytes]]:
     """The report on a file, and its contents by name (empty where it could not be read).
 
-    ``further`` are rules that need the measuring wing, ``render`` makes the page of a run's files. Raises ``OSError``
-    where the file cannot be opened.
+    ``further`` are rules that need the measuring wing, as are further remarks (``notes``); ``render`` makes the page of
+    a run's files, ``progress`` is told which rule is asked. Raises ``OSError`` where the file cannot be opened.
     """
     try:
         index, files = unpack(path)
@@ -97,12 +103,22 @@ def vet(
         ("secrets", lambda _: _secrets(files)),
         ("page", lambda item: _page(item, files, render)),
     )
-    found = tuple(refusal for name, rule in checks for refusal in _apply(name, rule, run))
+    found: list[Refusal] = []
+    for number, (name, rule) in enumerate(checks, 1):
+        progress(f"{path.name}: rule {number} of {len(checks)}, {name}")
+        found += _apply(name, rule, run)
     report = Report(
-        file=str(path), accepted=not found, refusals=found, remarks=tuple(_remarks(run, index)),
+        file=str(path), accepted=not found, refusals=tuple(found), remarks=(*_remarks(run, index), *_noted(run, notes)),
         contents=contents(run, files),
     )  # fmt: skip
     return report, files
+
+
+def _noted(run: Run, notes: Callable[[Run], Iterator[str]] | None) -> tuple[str, ...]:
+    try:
+        return () if notes is None else tuple(notes(run))
+    except BROKEN:
+        return ()  # the rules refuse such a document
 
 
 def _refused(path: Path, check: str, reason: str) -> Report:
@@ -116,15 +132,7 @@ def _apply(check: str, rule: Check, run: Run) -> Iterator[Refusal]:
     try:
         for where, reason in islice(rule(run), MOST_PER_CHECK):
             yield Refusal(check=check, where=shown(where, 200), reason=shown(reason, 400))
-    except (
-        ArithmeticError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-        FrugalbenchError,
-    ) as problem:
+    except BROKEN as problem:
         yield Refusal(check=check, where="", reason=f"cannot be computed with: {brief(str(problem))}")
 
 

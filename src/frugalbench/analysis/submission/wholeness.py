@@ -92,6 +92,16 @@ def arms(run: Run) -> Iterator[Finding]:
             for case in arm.cases:
                 if (comparison.id, arm.id, case.id) not in seen:
                     yield case.id, "is planned and has no record, not even of a failure"
+    yield from _unmeasured(run)
+
+
+def _unmeasured(run: Run) -> Iterator[Finding]:
+    """What is modelled, or left out with a reason, is written down before anything is measured."""
+    plan, there = run.manifest.plan, {record.case.id for record in run.records}
+    if run.manifest.state == "complete":
+        for case in (*plan.modelled, *(skip.case for skip in plan.skipped)):
+            if case.id not in there:
+                yield case.id, "is in the plan and has no record in a run that calls itself complete"
 
 
 def decisions(run: Run) -> Iterator[Finding]:
