@@ -44,3 +44,18 @@ def made(nodes, stored, x=("batch", WIDTH), opset=20, domains=()):
 def save(model, path: Path) -> Path:
     onnx.save(model, str(path))
     return path
+
+
+def spoilt(index, takes=None, makes=None):
+    """The chain with another first input or output of one node."""
+    model = chain()
+    node = model.graph.node[index]
+    node.input[0], node.output[0] = takes or node.input[0], makes or node.output[0]
+    return model
+
+
+def with_type(side, kind):
+    """The chain with another type of its ``input`` or ``output``."""
+    model = chain()
+    getattr(model.graph, side)[0].type.CopyFrom(kind)
+    return model

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_files import WIDTH, chain, made, save, weights
+from onnx_files import WIDTH, chain, made, save, spoilt, weights, with_type
 
 SHORT = ("--backends", "onnxruntime", "--replicates", "1", "--time-budget", "30")
 
@@ -41,11 +41,18 @@ def test_an_operator_that_no_runtime_has_is_a_row_and_a_reason(call, tmp_path):
 def test_the_user_s_own_inputs_are_taken_and_checked(call, model, tmp_path):
     feed = tmp_path / "feed.npz"
     np.savez(feed, x=np.ones((2, WIDTH), np.float32))
-    found = call("portability", model, *SHORT, "--input", feed, "--json")
+    found = call("portability", model, *SHORT, "--input", feed, "--nodes", "--json")
     assert found.code == 0, found.err
     assert [item["regime"] for item in found.json["backends"][0]["latencies"]] == ["as-given"]
+    nodes = found.json["nodes"]["onnxruntime"]
+    assert {node["operator"] for node in nodes} >= {"MatMul", "Tanh"}
+    assert all(node["place"] == "CPUExecutionProvider" and node["dtype"] == "float" for node in nodes)
+    assert sum(node["time_share"] for node in nodes) == pytest.approx(1)
     np.savez(feed, z=np.ones(2))
     assert "holds z; the model takes x" in call("portability", model, *SHORT, "--input", feed).is_problem().err
+    np.savez(feed, x=np.ones((2, 3), np.float32))
+    said = f"'x' is of shape [2, 3]; the model takes [batch, {WIDTH}]"
+    assert said in call("bisect", model, "--input", feed).is_problem().err
     assert "no such file" in call("portability", model, *SHORT, "--input", tmp_path / "none.npz").is_problem().err
 
 
@@ -81,6 +88,12 @@ def bad(kind, folder):
         save(made([helper.make_node("Relu", ["x"], ["y"])], {}, x=("batch", 0)), path)
     elif kind == "vast":
         save(made([helper.make_node("Relu", ["x"], ["y"])], {}, x=("batch", 2**30)), path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        save(spoilt(0, takes="d"), path)
+    elif kind == "words":
+        save(with_type("input", helper.make_tensor_type_proto(TensorProto.STRING, [2])), path)
     elif kind.startswith("external"):
         save(external("../secret" if kind.endswith("outside") else "missing.bin"), path)
     return path
@@ -107,6 +120,9 @@ BAD = {
     "external outside": "leads out of the model's folder",
     "external missing": "where no file is",
     "absent": "no such model file",
+    "folder": "is a folder",
+    "loop": "its nodes run in a loop: node 1 (MatMul first) waits for itself",
+    "words": "its input 'x' holds text; give it with --input",
 }
 
 

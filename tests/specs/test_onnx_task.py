@@ -22,12 +22,25 @@ def test_float64_comes_first_and_every_runtime_answers_the_same_items():
     assert len(ids) == len(set(ids)) == 9
 
 
+def test_models_that_are_a_file_have_arms_of_their_own_beside_the_file_in_float64():
+    found = expand(backends=["torch-eager", "onnxruntime"], tasks=["python-sentences", "made-files", "drawn-lines"])
+    names = [item.arms[0].id for item in found.comparisons]
+    assert names == [
+        "onnx_task/torch-float64", "onnx_task/torch-eager", "onnx_task/onnxruntime", "onnx_task/magika/onnx-float64",
+        "onnx_task/magika/onnxruntime", "onnx_task/rapidocr-rec/onnx-float64", "onnx_task/rapidocr-rec/onnxruntime",
+    ]  # fmt: skip
+    assert len({case.id for item in found.comparisons for case in item.arms[0].cases}) == 7
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"backends": ["onnxruntim"]}, "did you mean 'onnxruntime'"),
         ({"backends": []}, "'backends' is empty"),
-        ({"tasks": ["python-reference"]}, "is of kind lm; an encoder answers classify and similarity"),
+        (
+            {"tasks": ["python-reference"]},
+            "is of kind lm; answered are classify, similarity, file-type, text-line and speech",
+        ),
         ({"tasks": ["python-module"]}, "did you mean 'python-modules'"),
         ({"seq": 4}, "'seq' must be at least 8"),
         ({"seq": 9999}, "longer than the encoder takes"),

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from frugalbench.workloads.layers.onnx_exact import ExactGraph, MatMulNBits, unpacked
+from frugalbench.workloads.layers.onnx_exact import (
+    Conv,
+    ExactGraph,
+    GlobalMaxPool,
+    MatMulNBits,
+    PackageConv,
+    unpacked,
+)
 from onnx_files import WIDTH, chain, made, save, weights
 
 
@@ -64,3 +71,38 @@ def test_an_operator_without_implementation_is_named(tmp_path):
     model = made([helper.make_node("Mystery", ["x"], ["y"], domain="abroad")], {}, domains=("abroad",))
     with pytest.raises(Exception, match="Mystery"):
         ExactGraph(save(model, tmp_path / "custom.onnx"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 2), st.sampled_from([1, 2, 4]), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.data()
+)
+def test_windows_in_one_product_are_what_the_package_convolves(axes, groups, kernel, gap, pad, data):
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    strides = data.draw(st.lists(st.integers(1, 3), min_size=axes, max_size=axes))
+    x = random.standard_normal((2, 4, *[7] * axes))
+    w, bias = random.standard_normal((8, 4 // groups, *[kernel] * axes)), random.standard_normal(8)
+    around = [pad, *[pad + 1] * (2 * axes - 1)]
+    ours, theirs = (
+        kind._run(None, x, w, bias, "NOTSET", [gap] * axes, groups, [kernel] * axes, around, strides)[0]
+        for kind in (Conv, PackageConv)
+    )
+    assert ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_pooling_and_norms_go_by_the_standard_where_the_package_does_not():
+    x = np.random.default_rng(3).standard_normal((2, 3, 5))
+    (largest,) = GlobalMaxPool._run(None, x)
+    assert largest.shape == (2, 3, 1) and (largest[..., 0] == x.max(axis=2)).all()
+    stored = [
+        np.array([2.0, 3.0, 4.0]),
+        np.array([0.1, 0.2, 0.3]),
+        np.array([1.0, 2.0, 3.0]),
+        np.array([4.0, 1.0, 9.0]),
+    ]
+    node = helper.make_node("BatchNormalization", list("xsbmv"), ["y"], momentum=0.9)
+    names = dict(zip("sbmv", stored, strict=True))
+    model = made([node], names, x=(2, 3, 5), opset=9)
+    found = ExactGraph(model).run({"x": x})["y"]
+    scale, bias, mean, var = (value[:, None] for value in stored)
+    assert np.allclose(found, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-12)

@@ -3,6 +3,7 @@
 Records may come from anywhere: what is not of the shape that a worker writes is left out.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,26 @@ class Placed:
         return "; ".join(parts)
 
 
+@dataclass(frozen=True)
+class PlacedNode:
+    """One node that a runtime executed; ``None`` for what it does not tell."""
+
+    node: str
+    operator: str | None
+    place: str
+    """Device or provider."""
+    kernel: str | None
+    dtype: str | None
+    time_s: float | None
+    """In one observed call, profiler included."""
+    time_share: float | None
+    """Of all nodes' time."""
+    inserted: bool
+    """Put in by the runtime."""
+    origins: tuple[str, ...] | None
+    """Nodes of the file that went into it."""
+
+
 def placed(record: Record) -> Placed | None:
     """What the record says; ``None`` where it names no place."""
     details = record.details
@@ -77,6 +98,32 @@ def placed(record: Record) -> Placed | None:
         copied_bytes=_count(nodes.get("copied_bytes")),
         kernels=_counts(runtime.get("kernels")),
     )
+
+
+def placed_nodes(record: Record) -> list[PlacedNode]:
+    """Every node that the record lists; empty where nobody asked for them."""
+    found = record.details.get("node_list")
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    total_s = sum(_seconds(row.get("time_s")) or 0.0 for row in rows)
+    return [_placed_node(row, total_s) for row in rows]
+
+
+def _placed_node(row: Mapping[str, Any], total_s: float) -> PlacedNode:
+    time_s, origins = _seconds(row.get("time_s")), row.get("from")
+    return PlacedNode(
+        node=str(row.get("node", "")), operator=_text(row.get("operator")), place=str(row.get("place", "")),
+        kernel=_text(row.get("kernel")), dtype=_text(row.get("dtype")), time_s=time_s,
+        time_share=time_s / total_s if time_s is not None and total_s else None, inserted=row.get("inserted") is True,
+        origins=tuple(map(str, origins)) if isinstance(origins, list) else None,
+    )  # fmt: skip
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else None
 
 
 def _table(found: object) -> dict[str, dict[str, int]]:

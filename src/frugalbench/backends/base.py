@@ -23,6 +23,10 @@ from frugalbench.workloads.base import SilentFallback
 
 Arrays = dict[str, np.ndarray]
 
+MOST_LISTED = 4000
+"""Nodes that a placement lists; each takes about 200 bytes of a record."""
+_LONGEST_NAME, _MOST_ORIGINS = 200, 50
+
 
 @dataclass(frozen=True)
 class Options:
@@ -37,6 +41,8 @@ class Options:
     outputs: tuple[str, ...]
     launch: str = "eager"
     """``graph``: record calls on the device and replay them, by the runtime's own means where it has such."""
+    listed: bool = False
+    """Whether each node is asked for with its time, where that takes a second, profiled copy of the model."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,12 @@ class Placement:
     """Nodes that the runtime put in: casts, copies between devices, changes of layout."""
     copied_bytes: int | None = None
     """What one call copies between host and device; ``None`` where the runtime does not tell."""
+    kernels: Mapping[str, str] = field(default_factory=dict)
+    """Node to the kernel that computed it, where the runtime tells."""
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    """Node to the type of its results or of its arithmetic, in the runtime's words, where it tells."""
+    origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Node to the nodes of the file that went into it, where the runtime tells."""
 
     @property
     def nodes(self) -> dict[str, str]:
@@ -97,6 +109,22 @@ class Placement:
             "copied_bytes": self.copied_bytes,
             "share_time_asked": self.share_time_asked,
         }
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Every node as plain data, in the order in which it ran where that is known, :data:`MOST_LISTED` at most;
+        ``None`` for what the runtime does not tell."""
+        places = self.nodes
+        order = [*filter(places.__contains__, self.operators), *(node for node in places if node not in self.operators)]
+        return [self._listed(node, places[node]) for node in order[:MOST_LISTED]]
+
+    def _listed(self, node: str, place: str) -> dict[str, Any]:
+        origins = self.origins.get(node)
+        return {
+            "node": node[:_LONGEST_NAME], "operator": self.operators.get(node), "place": place,
+            "kernel": self.kernels.get(node), "dtype": self.dtypes.get(node), "time_s": self.time_s.get(node),
+            "inserted": node in self.inserted,
+            "from": None if origins is None else [name[:_LONGEST_NAME] for name in origins[:_MOST_ORIGINS]],
+        }  # fmt: skip
 
     def histogram(self) -> dict[str, dict[str, int]]:
         """Place to operator type to number of nodes."""

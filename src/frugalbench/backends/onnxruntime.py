@@ -219,6 +219,9 @@ def placement_of(
         time_s={node: event.get("dur", 0) / 1e6 for node, event in facts.items()},
         inserted=frozenset(node for node, kind in operators.items() if _inserted(node, kind)),
         copied_bytes=crossing_bytes + sum(copies) if has_device else 0,
+        dtypes={
+            node: types for node, found in arguments.items() if (types := _types(found.get("output_type_shape", [])))
+        },
     )
 
 
@@ -230,6 +233,11 @@ def _node(event: Mapping[str, Any]) -> str:
 
 def _inserted(node: str, kind: str) -> bool:
     return kind in _COPIES or kind in _LAYOUTS or (kind == "Cast" and node.startswith(_CASTS))
+
+
+def _types(tensors: Sequence[Mapping[str, Any]]) -> str:
+    """Element types of a node's results, each once."""
+    return ", ".join(dict.fromkeys(str(kind) for tensor in tensors for kind in tensor))
 
 
 def _touches_float(facts: Mapping[str, Any]) -> bool:

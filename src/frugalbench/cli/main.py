@@ -331,6 +331,7 @@ def _portability(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--backends", metavar="NAME", nargs="+", help="only these (default: all that are installed)")
     command.add_argument("--time-budget", type=float, default=90.0, metavar="S", help="seconds at most (90)")
     command.add_argument("--replicates", type=int, default=4, metavar="N", help="fresh starts of each backend (4)")
+    command.add_argument("--nodes", action="store_true", help="list every node that each backend executed")
     command.add_argument("--out", metavar="DIR", help="keep the run directory here")
 
 

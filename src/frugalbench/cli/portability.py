@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 from frugalbench.cli import output
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from frugalbench.analysis.load import Run
+    from frugalbench.analysis.placed import PlacedNode
     from frugalbench.config import Config
     from frugalbench.schema import Plan
 
 ROUNDS = 5
 MOST_DIMS = 64
+NODES_WIDTH = 100
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -28,7 +32,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _tell(arguments: argparse.Namespace, run: "Run") -> int:
     from frugalbench.analysis.portability import NOT_RUN, PASS, cells, file_facts, portabilities
+    from frugalbench.report.nodes import listed, nodes_tables
     from frugalbench.report.portability import blockers, page
+    from frugalbench.report.terminal import table_terminal
     from frugalbench.schema import FrugalbenchError
 
     found = cells(run)
@@ -41,16 +47,27 @@ def _tell(arguments: argparse.Namespace, run: "Run") -> int:
             "model": facts, "state": run.manifest.state, "machine": run.manifest.machine_before.get("name"),
             "backends": [_plain(cell) for cell in found], "phi": [_plain(item) for item in portabilities(run)],
             "blockers": blockers(run), "not_tried": absent,
+            **(_plain_nodes(listed(run)) if arguments.nodes else {}),
         })  # fmt: skip
     else:
         for line in page(run, absent).splitlines():
             output.say(line)
+        for table in nodes_tables(run) if arguments.nodes else []:
+            output.say(table_terminal(table, width=NODES_WIDTH).rstrip())
         if arguments.out:
             output.say(f"Run directory: {run.path}")
     if run.manifest.state == "interrupted":
         output.warn("interrupted; this is what was measured so far")
         return 130
     return 0 if all(cell.outcome in (PASS, NOT_RUN) for cell in found if cell.portable) else 1
+
+
+def _plain_nodes(found: "Mapping[str, Sequence[PlacedNode]]") -> dict[str, Any]:
+    """Backend to its nodes, as the records have them, with the share of time."""
+    renamed = {"origins": "from"}
+    plain = {name: [{renamed.get(key, key): value for key, value in vars(node).items()} for node in nodes]
+             for name, nodes in found.items()}  # fmt: skip
+    return {"nodes": plain}
 
 
 def _plain(found: object) -> Any:
@@ -104,7 +121,7 @@ def _plan(arguments: argparse.Namespace, machine: Any) -> "Plan":
     from frugalbench.specs.base import Settings
 
     options: dict[str, Any] = {"graphs": [], "paths": [arguments.model], "dims": dims_of(arguments.dim)}
-    options |= {"input": arguments.input or ""}
+    options |= {"input": arguments.input or "", "nodes": arguments.nodes}
     if arguments.backends:
         options["backends"] = arguments.backends
     settings = Settings(

@@ -12,8 +12,9 @@ from frugalbench.report.tables import Cell, Table
 from frugalbench.schema import Outcome
 from frugalbench.units import DASH
 
-WORKLOAD, BASELINE = "onnx_task", "torch-float64"
+WORKLOAD, BASELINE, FILE_BASELINE = "onnx_task", "torch-float64", "onnx-float64"
 MOST_ITEMS = 10_000_000
+_OF_FILE = "float64: the same file in onnx.reference"
 _NOTES = (
     "lost, won: items right in float64 and wrong here, and the reverse; a bare difference of shares would hide both",
     "relative: right answers over those of float64 on the same items, with its 95% interval",
@@ -24,7 +25,16 @@ _NOTES = (
 
 def task_parity_tables(runs: Sequence[Run]) -> list[Table]:
     """Per run and task a table of right answers; empty when no run asked."""
-    return [_table(run, rows) for run in runs for rows in grouped(findings(latest(run.records), WORKLOAD, BASELINE))]
+    return [_table(run, rows) for run in runs for rows in grouped(_found(run))]
+
+
+def _found(run: Run) -> list[Finding]:
+    """Each model beside its own float64 answer."""
+    records = [record for record in latest(run.records) if record.case.workload == WORKLOAD]
+    of_file = {record.case.shape for record in records if record.case.variant == FILE_BASELINE}
+    parts = {base: [record for record in records if (record.case.shape in of_file) is (base == FILE_BASELINE)]
+             for base in (BASELINE, FILE_BASELINE)}  # fmt: skip
+    return [item for base, mine in parts.items() for item in findings(mine, WORKLOAD, base)]
 
 
 def _table(run: Run, rows: Sequence[Finding]) -> Table:
@@ -33,7 +43,8 @@ def _table(run: Run, rows: Sequence[Finding]) -> Table:
     titles = ("runtime", "right %", "lost", "won", "relative", *(f"≥{gate:g}".replace("0.", ".") for gate in limits))
     columns = tuple((title, title != "runtime") for title in titles)
     unlike = [f"{item.case.case.variant}: {text}" for item in rows for text in changed(run.records, item.case)]
-    notes = tuple(filter(None, (items_note(rows), *_NOTES, *unlike)))
+    of_file = _OF_FILE if any(item.case.case.variant == FILE_BASELINE for item in rows) else ""
+    notes = tuple(filter(None, (items_note(rows), of_file, *_NOTES, *unlike)))
     title = f"Answers of {case.shape} on {case.regime} through each runtime ({run.manifest.name})"
     return Table(title, columns, tuple(_line(item, limits) for item in rows), notes, "onnx")
 

@@ -109,8 +109,10 @@ def _check(inputs: Inputs, given: Mapping[str, int], where: str) -> None:
             raise FrugalbenchError(f"--dim {name}={size}: a dimension must lie between 1 and {MOST_SIZE}")
     for item in inputs:
         what = f"{shown(where)}: its input '{shown(item['name'], 100)}'"
-        if item["dtype"] in ("no tensor", "object"):
-            raise FrugalbenchError(f"{what} is no tensor of numbers (text, sequence or optional); give it with --input")
+        if item["dtype"] == "object":
+            raise FrugalbenchError(f"{what} holds text; give it with --input FILE.npz")
+        if item["dtype"] == "no tensor":
+            raise FrugalbenchError(f"{what} is no tensor (a sequence, map or optional); only tensors are measured")
         for dim in item["shape"]:
             if not isinstance(dim, str) and not 1 <= dim <= MOST_SIZE:
                 raise FrugalbenchError(f"{what} has a dimension of {dim}; nothing can be measured on it")

@@ -118,7 +118,7 @@ PACKAGED = {
     ),
     "rapidocr-rec": Packaged(
         "rapidocr-onnxruntime", "rapidocr_onnxruntime", "models/ch_PP-OCRv4_rec_infer.onnx",
-        dims={"x.1": 3, "x.2": 48, "x.3": 320},
+        dims={"p2o.DynamicDimension.0": 1, "?": 48, "p2o.DynamicDimension.1": 320},
     ),
 }  # fmt: skip
 """File-type classifier, voice activity detector twice (with and without branches), Chinese text recognition."""

@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "input": "",
     "rotation": 2,
     "launch": "graph",
+    "nodes": False,
 }
 MOST_ROTATION = 64
 _LOAD_ESTIMATE_S = 1.5
@@ -45,9 +46,10 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     """One comparison per graph, an arm per runtime, a case per choice of sizes.
 
     Options: ``graphs``, ``backends`` (by default also every execution provider that is installed), ``paths`` (files of
-    one's own), ``dims`` (sizes of their free dimensions), ``input`` (an ``.npz`` with their inputs), ``rotation``, and
-    ``launch`` (on CUDA: ``graph`` or ``eager``). A runtime or package that is not installed is skipped with its reason;
-    a file that is no ONNX model raises :class:`FrugalbenchError`.
+    one's own), ``dims`` (sizes of their free dimensions), ``input`` (an ``.npz`` with their inputs), ``rotation``,
+    ``launch`` (on CUDA: ``graph`` or ``eager``) and ``nodes`` (one record of each arm lists every node that ran). A
+    runtime or package that is not installed is skipped with its reason; a file that is no ONNX model raises
+    :class:`FrugalbenchError`.
     """
     options = _checked(settings)
     if "backends" not in settings.options:
@@ -59,7 +61,7 @@ def expand(settings: Settings, machine: MachineView) -> Expansion:
     found += [file_cases(path, labels[path], options["dims"], options["input"], options) for path in options["paths"]]
     comparisons, skipped = [], [Skipped(case=_absent(name, settings), reason=_how_to_get(name)) for name in absent]
     for cases in found:
-        made, left_out = compare(cases, options["backends"], settings, machine, options["launch"])
+        made, left_out = compare(cases, options["backends"], settings, machine, options["launch"], options["nodes"])
         comparisons += made
         skipped += left_out
     return Expansion(comparisons=tuple(comparisons), skipped=tuple(skipped))
@@ -97,14 +99,15 @@ def _labels(paths: Sequence[str]) -> dict[str, str]:
 
 
 def compare(
-    cases: Sequence[Case], backends: Sequence[str], settings: Settings, machine: MachineView, launch: str = "graph"
-) -> tuple[list[Comparison], list[Skipped]]:
+    cases: Sequence[Case], backends: Sequence[str], settings: Settings, machine: MachineView, launch: str = "graph",
+    nodes: bool = False,
+) -> tuple[list[Comparison], list[Skipped]]:  # fmt: skip
     """One graph's comparisons, one for each device, and what cannot run here; ``cases`` have no backend yet."""
     arms, skipped = [], []
     for name in backends:
         if name in NATIVE and "export" not in cases[0].params:
             continue
-        mine = tuple(_with_backend(case, name, onnx_model.device_of(settings, name), launch) for case in cases)
+        mine = tuple(_with_backend(case, name, onnx_model.device_of(settings, name), launch, nodes) for case in cases)
         if reason := onnx_model.missing(settings, machine, name):
             skipped += [Skipped(case=case, reason=reason) for case in mine]
         else:
@@ -126,10 +129,10 @@ def _arm(name: str, cases: tuple[Case, ...]) -> Arm:
     return Arm(id=name, cases=cases, imports=imports, memory_bytes=3 * held)
 
 
-def _with_backend(case: Case, name: str, device: str, launch: str) -> Case:
+def _with_backend(case: Case, name: str, device: str, launch: str, nodes: bool) -> Case:
     import msgspec
 
-    params = {**case.params, **onnx_model.launch_of(device, {"launch": launch})}
+    params = {**case.params, **onnx_model.launch_of(device, {"launch": launch}), **({"nodes": True} if nodes else {})}
     backend = onnx_model.backend_of(name)
     made = msgspec.structs.replace(case, variant=name, backend=backend, device=device, params=params)
     return msgspec.structs.replace(made, id=f"{WORKLOAD}/{case.shape}/{name}/{case.regime}/{device}")

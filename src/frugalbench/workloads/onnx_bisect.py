@@ -23,11 +23,13 @@ from frugalbench.specs.graph_tolerance import stored_format, tolerance
 from frugalbench.untrusted import shown
 from frugalbench.workloads.layers.onnx_cut import as_declared, makers, needed, part, types_of, used_by
 from frugalbench.workloads.layers.onnx_exact import ExactGraph, graph_inputs
-from frugalbench.workloads.layers.onnx_inspect import describe, file_hash, load_feed, read
+from frugalbench.workloads.layers.onnx_inspect import describe, file_hash, load_feed, read, too_large
+from frugalbench.workloads.layers.onnx_sound import require_fitting
 
 Arrays = dict[str, np.ndarray]
 PROBE = "frugalbench.workloads.layers.onnx_probe"
 LIMIT_S = 120.0
+_MOST_MESSAGE_BYTES = 2**30
 
 
 class Unusable(RuntimeError):
@@ -53,7 +55,7 @@ class Trials:
         self.count += 1
         place = self.folder / f"part{self.count}.onnx"
         made = part(self.model, nodes, outputs, {**self.exact, **inputs}, self.types)
-        onnx.save(made, str(place))
+        files = _saved(made, place)
         wanted = graph_inputs(made.graph)
         given: dict[str, Any] = {name: inputs[name] for name in wanted}
         np.savez(self.folder / "feed.npz", **given)
@@ -61,10 +63,11 @@ class Trials:
         answer = apart.ask(PROBE, {
             "path": str(place), "feed": str(self.folder / "feed.npz"), "answers": str(answers),
             "outputs": list(outputs), "backend": self.request["backend"], "threads": self.request["threads"],
-            "device": self.request["device"], "cache": self.request["cache"], "key": file_hash(place),
+            "device": self.request["device"], "cache": self.request["cache"], "key": file_hash(*files),
             "placed": placed,
         }, LIMIT_S)  # fmt: skip
-        place.unlink()
+        for file in files:
+            file.unlink()
         if answer.outcome != "done":
             return {"outcome": answer.outcome, "reason": answer.reason, "values": {}}
         values = _answers(answers, outputs) if answer.value["outcome"] == "done" else {}
@@ -82,6 +85,15 @@ class Trials:
     def is_float(self, name: str) -> bool:
         """Whether a value is known and holds floats."""
         return name in self.exact and self.exact[name].dtype.kind == "f"
+
+
+def _saved(model: Any, place: Path) -> tuple[Path, ...]:
+    """The files of a part; a large one keeps its values apart, since protobuf takes no message beyond 2 GiB."""
+    if model.ByteSize() < _MOST_MESSAGE_BYTES:
+        onnx.save(model, str(place))
+        return (place,)
+    onnx.save(model, str(place), save_as_external_data=True, location=f"{place.name}.data")
+    return place, place.with_name(f"{place.name}.data")
 
 
 def _answers(path: Path, outputs: Sequence[str]) -> Arrays:
@@ -112,9 +124,9 @@ def bisect(request: Mapping[str, Any]) -> dict[str, Any]:
     """The first node of ``request['path']`` that ``request['backend']`` computes wrongly, or cannot take."""
     started = time.monotonic()
     backend(request["backend"])
-    model, _ = read(Path(request["path"]))
-    found = describe(model)
+    model, found = _read(request["path"])
     feed = _feed(request, found)
+    require_fitting(feed, request.get("feed") or request["path"], model.graph)
     limit = request["tolerance"] or tolerance(
         stored_format(found["initialisers"], found["rounds_activations"]), found["reduction"], found["depth"]
     )
@@ -127,6 +139,15 @@ def bisect(request: Mapping[str, Any]) -> dict[str, Any]:
             "nodes": len(model.graph.node), "wall_s": time.monotonic() - started,
             "against": request.get("against") or "onnx.reference in float64",
         }  # fmt: skip
+
+
+def _read(path: str) -> tuple[Any, dict[str, Any]]:
+    """The model and what it says of itself; refused before its values fill the memory."""
+    model, files = read(Path(path), values=False)
+    found = describe(model)
+    if reason := too_large(found):
+        raise Unusable(f"{shown(path)}: {reason}, more than half of this machine's memory")
+    return (read(Path(path))[0] if files else model), found
 
 
 def _feed(request: Mapping[str, Any], found: Mapping[str, Any]) -> Arrays:

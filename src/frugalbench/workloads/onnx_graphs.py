@@ -48,6 +48,7 @@ def load(arm: Arm, context: Context) -> "LoadedGraph":
     options = Options(
         threads=context.threads, device=device, cache_dir=context.cache_dir, key=content_key(_content(params)),
         inputs=tuple(first), outputs=tuple(params["outputs"]), launch=wanted(params),
+        listed=params.get("nodes", False),
     )  # fmt: skip
     model, made, facts = _model(params, runtime.TAKES, context)
     try:
@@ -57,7 +58,9 @@ def load(arm: Arm, context: Context) -> "LoadedGraph":
     except Exception as problem:
         text = " ".join(str(problem).split()) or type(problem).__name__
         raise (LoadError if _CANNOT_LOAD.search(text) else RunError)(text) from problem
-    return LoadedGraph(runnable, feeds, (*made, *runnable.artefacts), {"export": facts} if facts else {}, model)
+    details = {"export": facts} if facts else {}
+    listed = options.listed and context.replicate <= 1
+    return LoadedGraph(runnable, feeds, (*made, *runnable.artefacts), details, model, listed)
 
 
 def _content(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,6 +101,8 @@ class LoadedGraph:
     artefacts: tuple[Artefact, ...]
     details: dict[str, Any]
     model: Any
+    listed: bool = False
+    """Whether the record of the first case lists every node."""
 
     def bind(self, case: Case) -> Bound:
         """Inputs in the runtime's form; one call is one run of the graph."""
@@ -158,8 +163,10 @@ class LoadedGraph:
     def _details(self, case: Case) -> dict[str, Any]:
         placement, of_file = self.runnable.placement(), case.params.get("file") or self.details.get("export", {})
         nodes = sum(of_file.get("operators", {}).values())
+        every = {"node_list": placement.listing()} if self.listed and case.id == next(iter(self.feeds)) else {}
         return {
             **self.details,
+            **every,
             "placement": placement.histogram(),
             "nodes": placement.summary(nodes or None),
             "runtime": self.runnable.details,

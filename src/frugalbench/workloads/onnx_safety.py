@@ -47,6 +47,15 @@ def check_model(path: Path, most_bytes: int = MOST_MODEL_BYTES) -> tuple[Path, .
 
     Raises :class:`UnsafeModel` for anything else, for a file that is no ONNX model, and for one that is too large.
     """
+    try:
+        return _checked(path, most_bytes)
+    except OSError as problem:
+        raise UnsafeModel(f"{shown(path)}: cannot be read: {problem.strerror}") from None
+
+
+def _checked(path: Path, most_bytes: int) -> tuple[Path, ...]:
+    if path.is_dir():
+        raise UnsafeModel(f"{shown(path)}: is a folder; name the file of the model in it")
     if not path.is_file():
         raise UnsafeModel(f"{shown(path)}: no such model file")
     size = path.stat().st_size

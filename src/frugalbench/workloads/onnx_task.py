@@ -1,4 +1,7 @@
-"""Builder of ``onnx_task``: lets a runtime embed every text of the tasks, and holds what follows against the items."""
+"""Builder of ``onnx_task``: lets a runtime embed every text of the tasks, and holds what follows against the items.
+
+Models that are a file alone are ``packaged_task``'s.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -14,8 +17,9 @@ from frugalbench.backends.base import Options, Runnable
 from frugalbench.schema import Arm, Artefact, Case, Quantity
 from frugalbench.specs import tasks as task_files
 from frugalbench.specs.onnx_model import BY_PROVIDER
-from frugalbench.specs.onnx_task import BASELINE
+from frugalbench.specs.onnx_task import BASELINE, ENCODER
 from frugalbench.specs.tasks import Split, Task
+from frugalbench.workloads import packaged_task
 from frugalbench.workloads.base import Arrays, Bound, Context
 from frugalbench.workloads.layers import answers, kept, whole_model
 from frugalbench.workloads.layers.answer_record import answer_facts, described, packed
@@ -33,6 +37,8 @@ Embed = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def prepare(arm: Arm, context: Context) -> None:
     """Export the model and fit the probes, where that has not been done."""
+    if arm.cases[0].params["model"] != ENCODER:
+        return
     if backend(arm.cases[0].backend).TAKES == "onnx":
         _file(arm, context)
     for case in arm.cases:
@@ -41,9 +47,11 @@ def prepare(arm: Arm, context: Context) -> None:
             _probe(case, task, split, context)
 
 
-def load(arm: Arm, context: Context) -> "LoadedTask":
+def load(arm: Arm, context: Context) -> "LoadedTask | packaged_task.LoadedFile":
     """Hand the model to the arm's runtime, or keep it in torch and float64."""
     case = arm.cases[0]
+    if case.params["model"] != ENCODER:
+        return packaged_task.load(arm, context)
     network = open_network(case, context, exact=case.variant == BASELINE)
     if case.variant == BASELINE:
         return LoadedTask(arm, context, network, network.embed, (), {})

@@ -17,6 +17,7 @@ def used_by(node: Any) -> list[str]:
         for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
             own = {item.name for item in (*inner.input, *inner.initializer)}
             own |= {name for item in inner.node for name in item.output}
+            own |= {item.values.name for item in inner.sparse_initializer}
             names += [name for item in inner.node for name in used_by(item) if name not in own]
             names += [item.name for item in inner.output if item.name not in own]
     return list(dict.fromkeys(names))

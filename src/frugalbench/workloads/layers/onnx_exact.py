@@ -2,10 +2,11 @@
 
 Every float tensor, constant and cast of the model becomes a double, and ``onnx.reference``, which computes in the type
 of its arrays, evaluates the result. Integers, and so quantised codes, stay what they are. A few kernels of the package
-compute in float32 whatever they get; those are replaced here, and MatMulNBits, which the package lacks, is added.
+compute in float32 whatever they get, or go wrong; those are replaced here, and MatMulNBits, which the package lacks, is
+added.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_conv import Conv as PackageConv
 from scipy.special import erf
 
 Arrays = dict[str, np.ndarray]
@@ -29,6 +31,71 @@ class Erf(OpRun):  # type: ignore[misc]
 
     def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
         return (erf(x).astype(x.dtype),)
+
+
+class GlobalMaxPool(OpRun):  # type: ignore[misc]
+    """Over every axis behind the second, where the package takes the last of two whatever there are."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
+class BatchNormalization(OpRun):  # type: ignore[misc]
+    """By the stored mean and variance, where the package up to opset 13 takes those of the batch."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: np.ndarray, scale: np.ndarray, bias: np.ndarray, mean: np.ndarray, var: np.ndarray,
+        epsilon: float | None = None, training_mode: int | None = 0, **_ignored: Any,
+    ) -> tuple[np.ndarray]:  # fmt: skip
+        if training_mode or len(self.onnx_node.output) > 1:
+            raise NotImplementedError("BatchNormalization in training")
+        channels = (-1, *[1] * (x.ndim - 2))
+        slope = scale / np.sqrt(var + (1e-5 if epsilon is None else epsilon))
+        return ((x - mean.reshape(channels)) * slope.reshape(channels) + bias.reshape(channels),)
+
+
+class Conv(PackageConv):  # type: ignore[misc]
+    """All windows in one product, where the package copies tap after tap."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: np.ndarray, w: np.ndarray, bias: Any = None, auto_pad: str | None = None, dilations: Any = None,
+        group: int | None = None, kernel_shape: Any = None, pads: Any = None, strides: Any = None,
+    ) -> tuple[np.ndarray]:  # fmt: skip
+        if auto_pad not in (None, "NOTSET"):
+            found: tuple[np.ndarray] = super()._run(x, w, bias, auto_pad, dilations, group, kernel_shape, pads, strides)
+            return found
+        product = convolved(_windows(x, w.shape[2:], dilations, pads, strides), w, group or 1)
+        return (product if bias is None else product + bias.reshape(-1, *[1] * (x.ndim - 2)),)
+
+
+def _windows(x: np.ndarray, kernel: Sequence[int], dilations: Any, pads: Any, strides: Any) -> np.ndarray:
+    """Views (N, C, place …, tap …) of ``x`` (N, C, …), padded with zeros."""
+    axes = len(kernel)
+    steps, gaps, edges = strides or [1] * axes, dilations or [1] * axes, pads or [0] * 2 * axes
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(edges[:axes], edges[axes:], strict=True)])
+    extents = [(size - 1) * gap + 1 for size, gap in zip(kernel, gaps, strict=True)]
+    views = np.lib.stride_tricks.sliding_window_view(padded, extents, tuple(range(2, x.ndim)))
+    every = slice(None)
+    return views[(every, every, *(slice(None, None, step) for step in [*steps, *gaps]))]
+
+
+def convolved(views: np.ndarray, w: np.ndarray, groups: int) -> np.ndarray:
+    """(N, M, place …) of :func:`_windows` and a filter (M, C / groups, tap …)."""
+    axes = w.ndim - 2
+    if groups == 1:
+        taps = (1, *range(2 + axes, 2 + 2 * axes))
+        return np.ascontiguousarray(np.moveaxis(np.tensordot(views, w, (taps, range(1, w.ndim))), -1, 1))
+    places, taps_named = "xyz"[:axes], "ijk"[:axes]
+    grouped = views.reshape(views.shape[0], groups, -1, *views.shape[2:])
+    filters = w.reshape(groups, -1, *w.shape[1:])
+    found = np.einsum(f"ngc{places}{taps_named},gmc{taps_named}->ngm{places}", grouped, filters)
+    return np.asarray(found.reshape(found.shape[0], -1, *found.shape[3:]))
 
 
 class DynamicQuantizeLinear(OpRun):  # type: ignore[misc]
@@ -72,7 +139,7 @@ def unpacked(codes: np.ndarray, bits: int) -> np.ndarray:
     return np.stack(parts, axis=-1).reshape(len(codes), -1).astype(np.float64)
 
 
-KERNELS = (Erf, DynamicQuantizeLinear, MatMulNBits)
+KERNELS = (Erf, GlobalMaxPool, BatchNormalization, Conv, DynamicQuantizeLinear, MatMulNBits)
 
 
 class ExactGraph:

@@ -6,9 +6,10 @@ inputs to see whether that reference can be had. Nothing of the file is executed
 
 import hashlib
 import itertools
+import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from onnx import TensorProto, helper
 
 from frugalbench import apart
 from frugalbench.specs.graph_inputs import bind, describe_inputs, filled, make_feed
+from frugalbench.units import byte_size
 from frugalbench.untrusted import shown
 from frugalbench.workloads.layers.onnx_exact import ExactGraph, graph_inputs, nodes_of
+from frugalbench.workloads.layers.onnx_sound import require_fitting, require_sound
 from frugalbench.workloads.onnx_safety import UnsafeModel, check_model
 
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")
@@ -35,32 +38,18 @@ _SAME_VALUES = ("Transpose", "DequantizeLinear", "Cast", "Identity", "Reshape", 
 _INDEX_STEPS = ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice")
 
 
-def read(path: Path) -> tuple[Any, tuple[Path, ...]]:
-    """The parsed model with its external data, and where those lie; :class:`UnsafeModel` in one line otherwise."""
+def read(path: Path, values: bool = True) -> tuple[Any, tuple[Path, ...]]:
+    """The parsed model, with its external data unless ``values`` is false, and where those lie.
+
+    Raises :class:`UnsafeModel` in one line for what cannot be used.
+    """
     files = check_model(path)
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=values)
     except Exception as problem:
         raise UnsafeModel(f"{shown(path)}: cannot be parsed: {_brief(problem)}") from None
-    _check_graph(model, path)
+    require_sound(model, path)
     return model, files
-
-
-def _check_graph(model: Any, path: Path) -> None:
-    if not model.graph.node or not model.graph.output:
-        raise UnsafeModel(f"{shown(path)}: not an ONNX model: it holds no graph with nodes and outputs")
-    if model.ir_version > onnx.IR_VERSION:
-        raise UnsafeModel(
-            f"{shown(path)}: IR version {model.ir_version} is newer than the installed onnx {onnx.__version__} reads "
-            f"({onnx.IR_VERSION}): pip install -U onnx"
-        )
-    known = onnx.defs.onnx_opset_version()
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx") and entry.version > known:
-            raise UnsafeModel(
-                f"{shown(path)}: opset {entry.version} is newer than the installed onnx {onnx.__version__} knows "
-                f"({known}): pip install -U onnx, or export with an older opset"
-            )
 
 
 def _brief(problem: Exception) -> str:
@@ -73,7 +62,7 @@ def inspect(request: Mapping[str, Any]) -> dict[str, Any]:
     ``request['dims']`` and ``request['feed']`` (an ``.npz``) settle the inputs on which the float64 reference is tried.
     """
     path = Path(request["path"])
-    model, files = read(path)
+    model, files = read(path, values=False)
     found = describe(model) | {
         "path": str(path.resolve()),
         "file_bytes": path.stat().st_size,
@@ -82,8 +71,19 @@ def inspect(request: Mapping[str, Any]) -> dict[str, Any]:
         "sha256": file_hash(path, *files),
     }
     if request.get("feed"):
-        load_feed(request["feed"], [item["name"] for item in found["inputs"]])
-    return found | {"no_exact": _no_exact(model, found, request)}
+        feed = load_feed(request["feed"], [item["name"] for item in found["inputs"]])
+        require_fitting(feed, request["feed"], model.graph)
+    return found | {"no_exact": too_large(found) or _no_exact(read(path)[0] if files else model, found, request)}
+
+
+def too_large(found: Mapping[str, Any]) -> str:
+    """Why a float64 copy of all that a model stores has no place in memory; empty when it has."""
+    values = sum(
+        entry["values"] for kind, entry in found["initialisers"].items() if "float" in kind or kind == "double"
+    )
+    needed = 3.0 * 8 * values
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    return f"float64 evaluation would take {byte_size(needed)}" if needed > most else ""
 
 
 def file_hash(*paths: Path) -> str:
@@ -116,6 +116,8 @@ def _no_exact(model: Any, found: dict[str, Any], request: Mapping[str, Any]) -> 
 
 def load_feed(path: str, names: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """Inputs by name from an ``.npz`` file, just ``names`` where given; nothing in it is unpickled."""
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise UnsafeModel(f"{shown(path)}: not an .npz file, as numpy.savez writes it")
     try:
         with np.load(path, allow_pickle=False) as stored:
             feed = {name: stored[name] for name in stored.files}
@@ -169,10 +171,21 @@ def _value(item: Any, bounds: dict[str, int]) -> dict[str, Any]:
     return {"name": item.name, "dtype": dtype, "shape": shape, "below": bounds.get(item.name)}
 
 
+def _stored(graph: Any) -> Iterator[tuple[str, Any]]:
+    """Name and tensor of what a graph and the graphs within it store, as initialisers or in nodes of their own."""
+    yield from ((tensor.name, tensor) for tensor in graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.HasField("t"):
+                yield node.output[0], attribute.t
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _stored(inner)
+
+
 def _initialisers(model: Any) -> dict[str, dict[str, int]]:
     """Type to number of values and bytes that are stored for it."""
     found: dict[str, dict[str, int]] = {}
-    for tensor in model.graph.initializer:
+    for _, tensor in _stored(model.graph):
         name = TensorProto.DataType.Name(tensor.data_type).lower()
         count = int(np.prod(tensor.dims, dtype=np.int64))
         width = 0 if name == "string" else helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
@@ -199,9 +212,9 @@ def _bounds(graph: Any) -> dict[str, int]:
 
 def _reduction(graph: Any) -> int:
     """Longest sum of products over a stored matrix or filter; 64, a usual head, where none is stored."""
-    sizes: dict[str, tuple[list[int], bool]] = {t.name: (list(t.dims), False) for t in graph.initializer}
+    sizes: dict[str, tuple[list[int], bool]] = {name: (list(tensor.dims), False) for name, tensor in _stored(graph)}
     longest = 64
-    for node in graph.node:
+    for node in nodes_of(graph):
         if node.op_type in _SAME_VALUES and node.input and node.input[0] in sizes:
             shape, turned = sizes[node.input[0]]
             sizes[node.output[0]] = (shape, turned ^ (node.op_type == "Transpose"))
@@ -213,8 +226,10 @@ def _summed(node: Any, shape: list[int], turned: bool) -> int:
     """How many products ``node`` sums for one output over a stored tensor of ``shape``."""
     if len(shape) < 2 or node.op_type not in PRODUCTS:
         return 1
-    if "Conv" in node.op_type or node.op_type in ("LSTM", "GRU", "RNN"):
+    if "Conv" in node.op_type:
         return int(np.prod(shape[1:]))
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        return shape[-1]
     if node.op_type == "MatMulNBits":
         return next((int(attribute.i) for attribute in node.attribute if attribute.name == "K"), 1)
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
