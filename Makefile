@@ -10,12 +10,12 @@ TORCH_INDEX ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-FAST := $(BIN)/pytest -m "not real and not goal" -n 2 --dist loadfile --max-worker-restart=0
+TWO := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 OUT ?=
 TIME ?=
 REPORT_RUN ?= results/cpu-reference
 
-.PHONY: bench gpu test install lock reference results validation fast format
+.PHONY: bench gpu test types style install lock reference results validation fast format
 
 bench: $(STAMP)
 	$(BIN)/frugalbench run smoke $(if $(OUT),--out $(OUT))
@@ -24,15 +24,21 @@ gpu: $(STAMP)
 	$(BIN)/frugalbench run gpu $(if $(OUT),--out $(OUT)) $(if $(TIME),--time-budget $(TIME))
 
 test: $(STAMP)
+	$(MAKE) --no-print-directory -j 2 types style
+	$(TWO) -m "not real and not alone and not goal"
+	$(TWO) -m "real and not alone and not goal"
+	$(BIN)/pytest -m "alone and not goal" $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(FAST)
-	$(BIN)/pytest -m "real and not goal"
 
 fast: $(STAMP)
-	$(FAST)
+	$(TWO) -m "not real and not goal"
 
 install: $(STAMP)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 BUDGET_S = 30
 
 
@@ -32,7 +33,6 @@ def cli(*words: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.real
 def test_it_ends_well_and_in_time(smoke) -> None:
     out, done = smoke
     assert done.returncode == 0, done.stderr[-2000:]
@@ -44,7 +44,6 @@ def test_it_ends_well_and_in_time(smoke) -> None:
     assert manifest["machine_after"]["fingerprint"] == manifest["machine_before"]["fingerprint"]
 
 
-@pytest.mark.real
 def test_no_case_failed_and_every_case_has_a_record(smoke) -> None:
     out, _ = smoke
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
@@ -56,7 +55,6 @@ def test_no_case_failed_and_every_case_has_a_record(smoke) -> None:
     assert timed and all(r["verification"]["passed"] for r in timed), "a time without a verified answer"
 
 
-@pytest.mark.real
 def test_missing_joules_are_null_and_modelled_ones_say_so(smoke) -> None:
     out, _ = smoke
     readings = [r for line in (out / "records.jsonl").read_text().splitlines() for r in json.loads(line)["readings"]]
@@ -67,7 +65,6 @@ def test_missing_joules_are_null_and_modelled_ones_say_so(smoke) -> None:
         assert energy and {v["verdict"] for v in energy} == {"not tested"} and {v["ratio"] for v in energy} == {None}
 
 
-@pytest.mark.real
 @pytest.mark.parametrize("fmt", ["terminal", "md", "csv", "json", "parquet", "html"])
 def test_every_format(smoke, tmp_path, fmt) -> None:
     out, _ = smoke

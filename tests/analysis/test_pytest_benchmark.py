@@ -1,6 +1,7 @@
 """pytest-benchmark's JSON through ``compare`` and ``report``: files are processes, and strangers write them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_a_file_that_pytest_benchmark_wrote(tmp_path: Path) -> None:
         "--benchmark-json=out.json",
         "test_it.py",
     ]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60, env=alone)
     (record,) = load_any(tmp_path / "out.json").records
     assert record.case.id == "test_it.py::test_sum" and record.samples[0].calls == 3 and len(record.samples) == 5

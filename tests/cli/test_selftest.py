@@ -209,6 +209,7 @@ def test_a_state_directory_that_cannot_be_written(call, made, monkeypatch, tmp_p
 
 
 @pytest.mark.real
+@pytest.mark.alone
 def test_for_real_within_seconds(call) -> None:
     answer = call("selftest", "--quick", "--time-budget", 10, "--json")
     found = answer.json
@@ -222,6 +223,7 @@ def test_for_real_within_seconds(call) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.alone
 def test_planted_mistakes_are_caught_on_the_simulated_device(call) -> None:
     """Through real workers. Each of these fails when the guard that it names is taken out of the worker."""
     answer = call("selftest", "--device", "sim", "--quick", "--time-budget", 1, "--json")

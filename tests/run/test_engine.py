@@ -7,6 +7,7 @@ import sys
 import time
 
 import msgspec
+import pytest
 
 from frugalbench.schema import Decision, Skipped, Status
 from run import helpers
@@ -127,6 +128,7 @@ def test_a_replicate_of_which_only_some_records_reached_the_disk_is_made_whole(t
 # Time
 
 
+@pytest.mark.alone
 def test_the_time_budget_is_kept_and_what_was_not_reached_is_skipped(tmp_path):
     names = ("one", "two", "three")
     arms = {name: (make_arm("a", name, work_s=0.03), make_arm("b", name, work_s=0.03)) for name in names}
@@ -147,6 +149,7 @@ def test_the_time_budget_is_kept_and_what_was_not_reached_is_skipped(tmp_path):
     assert not {(record.comparison, record.replicate) for record in measured if record.interrupted} & whole.keys()
 
 
+@pytest.mark.alone
 def test_each_comparison_gets_its_share_once_the_first_look_is_past(tmp_path):
     pairs = [(name, (make_arm("a", name), make_arm("b", name))) for name in ("one", "two")]
     undecided = lambda records, number: Decision(stop=False, look=1, reason="undecided")  # noqa: ARG005, E731
@@ -164,6 +167,7 @@ def test_each_comparison_gets_its_share_once_the_first_look_is_past(tmp_path):
     assert min(last.values()) >= 1
 
 
+@pytest.mark.alone
 def test_a_load_that_hangs_past_the_deadline_ends_the_run_in_time(tmp_path):
     begin = time.monotonic()
     result = run_fake(
@@ -173,6 +177,7 @@ def test_a_load_that_hangs_past_the_deadline_ends_the_run_in_time(tmp_path):
     assert result.outcome.state == "out of time"
 
 
+@pytest.mark.alone
 def test_a_reference_that_hangs_past_the_deadline_ends_the_run_in_time(tmp_path):
     begin = time.monotonic()
     run_fake(tmp_path / "run", make_comparison(make_arm("a", hang_in="reference")), time_budget_s=0.5, load_limit_s=3.5)
@@ -195,6 +200,7 @@ print(run_fake(sys.argv[1], make_comparison(arm)).outcome.state)
 """
 
 
+@pytest.mark.alone
 def test_ctrl_c_during_a_reference_ends_at_once(tmp_path):
     """In a process of its own: a signal kills one in which other tests ran the low-precision layers."""
     hangs = tmp_path / "hangs"

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -66,6 +67,22 @@ def test_workers_are_fresh_forks_of_one_template(pool, tmp_path):
     assert len({first.pid, second.pid, os.getpid(), *pool.pids()}) == 4
     assert (loaded.pid, other.pid) == (first.pid, second.pid)
     assert Path(f"/proc/{first.pid}/stat").read_text().rsplit(")", 1)[1].split()[1] == str(pool.pids()[0])
+
+
+def test_a_process_may_hold_more_descriptors_than_select_knows(pool, tmp_path):
+    """As a test suite that measures with the ``frugal`` fixture may."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != limits[1] < 1200:
+        pytest.skip("may not open as many here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 1200), limits[1]))
+    with contextlib.ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        last = [opened.enter_context(Path(os.devnull).open()) for _ in range(1030)][-1]
+        assert last.fileno() >= 1024
+        worker, loaded = load(pool, tmp_path)
+        assert loaded.pid == worker.pid
+        worker.finish()
+        assert gone_within([worker.pid], 5)
 
 
 def test_each_set_of_imports_has_its_own_template(pool):

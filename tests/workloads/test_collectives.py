@@ -1,6 +1,7 @@
 """Collectives under torchrun: real gloo ranks, and groups that stand in for NCCL and get something wrong."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,7 +167,10 @@ def test_a_buffer_is_filled_anew_before_float32_overflows_and_sums_are_exact(ran
 
 
 def ranks_are_on(monkeypatch: pytest.MonkeyPatch, group: Any, rank: int = 0) -> None:
-    """Rank 0 of eight GPUs, as far as everything but torch's kernels is asked."""
+    """Rank 0 of eight GPUs, as far as everything but torch's kernels is asked; settings that real ranks of other tests
+    left in this process are not theirs."""
+    for name in [name for name in os.environ if name.startswith(collectives._SETTINGS)]:
+        monkeypatch.delenv(name)
     for name, value in (("WORLD_SIZE", RANKS), ("LOCAL_WORLD_SIZE", RANKS), ("RANK", rank), ("LOCAL_RANK", rank)):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("NCCL_ALGO", "Ring")

