@@ -112,7 +112,7 @@ _HOW = (
     "Fitted rows: a constant rests on them, or the form of the model was chosen with them in sight. "
     "Test rows: nothing rests on them.",
     "At most half of a table's rows are fitted on. Every constant with the ids of its rows: "
-    "`src/frugalbench/data/network/constants.json`, made by `python -m frugalbench.cluster.published.refit`.",
+    "src/frugalbench/data/network/constants.json, made by python -m frugalbench.cluster.published.refit.",
     "Intervals come from what fitted rows miss by, scaled for leverage, and from systems left out whole; "
     "never from test rows.",
 )
