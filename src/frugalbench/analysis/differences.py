@@ -49,6 +49,9 @@ def asked(run: Run) -> dict[str, object]:
 
 
 def _flat(prefix: str, value: object) -> Iterable[tuple[str, object]]:
+    """Leaves by their dotted path; tables of a list (workloads, boards) by their number, from 1."""
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+        value = {str(number): item for number, item in enumerate(value, 1)}
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
