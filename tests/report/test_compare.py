@@ -140,6 +140,17 @@ def test_machines_are_compared_without_an_alarm(tmp_path: Path) -> None:
     assert not any("different configs" in line for line in compare(*many(tmp_path / "b", [2.0] * 12, **told)).warnings)
 
 
+def test_what_differs_within_a_list_is_named(tmp_path: Path) -> None:
+    """A list of tables as one text would be cut before the place that differs."""
+    records = make_replicates("dense", 0.01, 6)
+    sides = [
+        load_run(make_run(tmp_path / str(scale), records, config={"workloads": [{"name": "x" * 300, "scale": scale}]}))
+        for scale in (1.0, 0.5)
+    ]
+    (found,) = compare(*sides).differences
+    assert (found.what, found.base, found.new) == ("config.workloads.1.scale", "1.0", "0.5")
+
+
 # Gates
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from frugalbench.analysis import unpaired
+from frugalbench.analysis.differences import Difference, asked, differences
 from frugalbench.analysis.gates import GATES, Gate, gates, in_both
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import Row, rows
@@ -52,14 +53,6 @@ class Change(Frozen, frozen=True, kw_only=True):
     roofline: tuple[float | None, float | None] = (None, None)
     """Share of each machine's own measured roofline."""
     note: str = ""
-
-
-class Difference(Frozen, frozen=True, kw_only=True):
-    """Something in the environment that the two runs do not share."""
-
-    what: str
-    base: str
-    new: str
 
 
 class Shift(Frozen, frozen=True, kw_only=True):
@@ -116,7 +109,7 @@ def compare(
     found = [_change(key, item, tests.get(key), levels.get(key), same, limit) for key, item in cases.items()]
     return Compared(
         same_machine=same,
-        differences=tuple(_differences(base, new)),
+        differences=tuple(differences(base, new)),
         changes=tuple(_explained(found, base, new)),
         gates=tuple(g for g in gates(base, new, chosen) if same or g.gate != "memory"),
         checked=in_both(base, new),
@@ -251,48 +244,6 @@ def _shift(metric: str, moved: unpaired.Drift, limit: float) -> Shift:
     return Shift(metric=metric, ratio=ratio, spread=moved.spread, cases=moved.cases, alarm=alarm)
 
 
-def _differences(base: Run, new: Run) -> Iterable[Difference]:
-    """Machine, versions, revision and config, flattened; what only one run has counts too."""
-    sides = [_environment(run) for run in (base, new)]
-    for what in dict.fromkeys([*sides[0], *sides[1]]):
-        before, after = (side.get(what) for side in sides)
-        if before != after:
-            yield Difference(what=what, base=_shown(before), new=_shown(after))
-
-
-def _shown(value: object) -> str:
-    return "–" if value is None else str(value)[:200]
-
-
-_FLEETING = ("machine.load_average", "machine.throttle_count")
-"""Parts of a machine's description that differ from minute to minute."""
-
-
-def _environment(run: Run) -> dict[str, object]:
-    manifest = run.manifest
-    whole = {
-        "machine": manifest.machine_before,
-        "version": manifest.versions,
-        "revision": manifest.revision,
-        "config": _config(run),
-    }
-    flat = dict(_flat("", whole))
-    return {name: value for name, value in flat.items() if name not in _FLEETING}
-
-
-def _config(run: Run) -> dict[str, object]:
-    """What was asked, without the words about it and where they lay."""
-    return {name: value for name, value in run.manifest.config.items() if name not in ("description", "path")}
-
-
-def _flat(prefix: str, value: object) -> Iterable[tuple[str, object]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
-    else:
-        yield prefix, value
-
-
 def _warnings(base: Run, new: Run, same: bool, limit_pct: float | None, tested: int) -> Iterable[str]:
     yield from dict.fromkeys([*base.problems, *new.problems])
     if not same:
@@ -300,7 +251,7 @@ def _warnings(base: Run, new: Run, same: bool, limit_pct: float | None, tested: 
         yield f"different machines: base {_machine(base)}, new {_machine(new)}{ungated}"
     if base.manifest.claims_hash != new.manifest.claims_hash:
         yield "the two runs were planned under different claims; times are compared, verdicts are not"
-    if _config(base) != _config(new):
+    if asked(base) != asked(new):
         yield "the two runs have different configs"
     if base.manifest.schema_version != new.manifest.schema_version:
         versions = base.manifest.schema_version, new.manifest.schema_version

@@ -130,10 +130,11 @@ def _digits(ratio: float | None) -> str:
 
 
 def _environment(found: Compared) -> Table:
-    rows = tuple((Cell(d.what), Cell(d.base), Cell(d.new)) for d in found.differences)
-    return Table(
-        "What differs around the runs", (("what", False), ("base", False), ("new", False)), rows, found.warnings
-    )
+    shown = found.differences[:MOST_LINES]
+    rows = tuple((Cell(d.what), Cell(d.base), Cell(d.new)) for d in shown)
+    more = () if len(shown) == len(found.differences) else (f"{len(found.differences) - len(shown)} more in --json",)
+    columns = (("what", False), ("base", False), ("new", False))
+    return Table("What differs around the runs", columns, rows, (*found.warnings, *more))
 
 
 def _gates(found: Compared) -> Table:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from frugalbench.analysis.expert_parallel import COMPUTE, EXCHANGE, SINGLE, STEP, Link, Split, splits
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.statistics import Interval
-from frugalbench.report.tables import LEAST_BOUND, MOST_BOUND, Cell, Table
+from frugalbench.report.tables import Cell, Table, interval_text
 from frugalbench.units import DASH, byte_size, seconds, share, si, significant
 
 _STEP_COLUMNS = ("tokens", "step", "all-to-all", "of step", "experts", "one rank", "speed", "rows")
@@ -46,7 +46,7 @@ def _step_line(item: Split) -> tuple[Cell, ...]:
         *(_time(item, variant) for variant in (STEP, EXCHANGE)),
         Cell(_shares(item.exchange_share)),
         *(_time(item, variant) for variant in (COMPUTE, SINGLE)),
-        Cell(_ratio(item.over_single)),
+        Cell(interval_text(item.over_single, 2)),
         Cell(significant(item.imbalance)),
     )
 
@@ -88,20 +88,6 @@ def _fit_text(link: Link | None) -> str:
 def _time(item: Split, variant: str) -> Cell:
     row = item.rows.get(variant)
     return Cell(seconds(item.time_s(variant)), hint=f"{row.case}; {row.source}" if row else "")
-
-
-def _ratio(found: Interval | None) -> str:
-    if found is None:
-        return DASH
-    ratio = significant(found.ratio, 2)
-    return ratio if found.low is None else f"{ratio} [{_bound(found.low)}, {_bound(found.high)}]"
-
-
-def _bound(value: float | None) -> str:
-    """A bound of a ratio; where two replicates allow anything, its digits would only widen the table."""
-    if value is not None and value < LEAST_BOUND:
-        return f"<{LEAST_BOUND:g}"
-    return f">{MOST_BOUND:g}" if value is not None and value > MOST_BOUND else significant(value, 2)
 
 
 def _shares(found: Interval | None) -> str:

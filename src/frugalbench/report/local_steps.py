@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.local_steps import Speed, Trained, speeds, trainings
 from frugalbench.analysis.statistics import Interval
-from frugalbench.report.tables import LEAST_BOUND, MOST_BOUND, Cell, Table
-from frugalbench.units import DASH, byte_size, significant
+from frugalbench.report.tables import Cell, Table, interval_text
+from frugalbench.units import byte_size, significant
 
 _COLUMNS = ("exchange", "steps between", "final loss", "loss ratio", "tokens to equal loss", "sent per rank")
 _SPEEDS = ("emulated speed", "overlapped")
@@ -34,8 +34,8 @@ def _line(item: Trained, known: Mapping[int, Speed]) -> tuple[Cell, ...]:
         Cell(item.variant, hint=item.shape),
         Cell(str(item.local_steps)),
         Cell(significant(item.loss, 4), mark="measured", hint="nat per byte of held-out text, mean over replicates"),
-        Cell(_ratio(over.loss if over else None, 4), mark="measured" if over else ""),
-        Cell(_ratio(token, 3), mark="measured" if token else "", hint=_unread(item)),
+        Cell(interval_text(over.loss if over else None, 4), mark="measured" if over else ""),
+        Cell(interval_text(token, 3), mark="measured" if token else "", hint=_unread(item)),
         Cell(byte_size(item.sent_bytes), mark="modelled" if item.sent_bytes else "", hint="by formula"),
         *((_speed(speed.plain), _speed(speed.overlapped)) if known else ()),
         Cell(str(over.loss.replicates if over else item.replicates)),
@@ -48,7 +48,7 @@ def _unread(item: Trained) -> str:
 
 
 def _speed(found: Interval | None) -> Cell:
-    return Cell(_ratio(found, 3), mark="emulated" if found else "")
+    return Cell(interval_text(found, 3), mark="emulated" if found else "")
 
 
 def _notes(items: Sequence[Trained], emulated: bool) -> Iterable[str]:
@@ -65,17 +65,3 @@ def _notes(items: Sequence[Trained], emulated: bool) -> Iterable[str]:
         if emulated
         else "no emulated_network case with as many local steps in these runs: its speed is not beside the price"
     )
-
-
-def _ratio(found: Interval | None, digits: int) -> str:
-    if found is None:
-        return DASH
-    ratio = significant(found.ratio, digits)
-    return ratio if found.low is None else f"{ratio} [{_bound(found.low, digits)}, {_bound(found.high, digits)}]"
-
-
-def _bound(value: float | None, digits: int) -> str:
-    """A bound of a ratio; where two replicates allow anything, its digits would only widen the table."""
-    if value is not None and value < LEAST_BOUND:
-        return f"<{LEAST_BOUND:g}"
-    return f">{MOST_BOUND:g}" if value is not None and value > MOST_BOUND else significant(value, digits)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from frugalbench.analysis.claims import load_claims
 from frugalbench.analysis.load import Run
 from frugalbench.analysis.metrics import PEAKS_WORKLOAD, Row
+from frugalbench.analysis.statistics import Interval
 from frugalbench.schema import Outcome, Status, Tier, Verdict
 from frugalbench.units import DASH, against, byte_size, interval, seconds, share, si, significant
 
@@ -67,16 +68,24 @@ def ratio_text(verdict: Verdict) -> str:
     text = against(verdict.ratio, limit)
     if (verdict.low is None and verdict.high is None) or verdict.low == verdict.high:
         return text
-    return f"{text} [{_bound(verdict.low, limit)}, {_bound(verdict.high, limit)}]"
+    return f"{text} [{', '.join(_bounded(bound, against(bound, limit)) for bound in (verdict.low, verdict.high))}]"
 
 
-def _bound(value: float | None, limit: float) -> str:
-    """A bound of a ratio; where two or three replicates allow anything, its digits would only widen the table."""
+def interval_text(found: Interval | None, digits: int = 3) -> str:
+    """``ratio [low, high]`` with so many significant digits; the ratio alone for one replicate; a dash for none."""
+    if found is None:
+        return DASH
+    ratio = significant(found.ratio, digits)
+    if found.low is None:
+        return ratio
+    return f"{ratio} [{', '.join(_bounded(bound, significant(bound, digits)) for bound in (found.low, found.high))}]"
+
+
+def _bounded(value: float | None, text: str) -> str:
+    """``text`` of a ratio's bound; where few replicates allow anything, its digits would only widen a table."""
     if value is not None and 0 < value < LEAST_BOUND:
         return f"<{LEAST_BOUND:g}"
-    if value is not None and value > MOST_BOUND:
-        return f">{MOST_BOUND:g}"
-    return against(value, limit)
+    return f">{MOST_BOUND:g}" if value is not None and value > MOST_BOUND else text
 
 
 @lru_cache(maxsize=1)
