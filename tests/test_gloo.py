@@ -97,6 +97,13 @@ def test_a_step_waits_for_the_slowest_rank_and_overlap_hides_the_shorter_part(
     assert computing_s <= after_s <= (computing_s + exchange_s) * (1 + 1e-9)
 
 
+def test_shares_of_the_work_by_speed_wait_for_nobody() -> None:
+    network = Network(ports=(Port(rate_bytes_per_s=10 * MB), Port(rate_bytes_per_s=10 * MB, pace=2.0)))
+    equal_s, fair_s = (step_s(network, 2**20, COSTS, 1.0, shares=shares) for shares in ((1.0, 1.0), (4 / 3, 2 / 3)))
+    assert equal_s == step_s(network, 2**20, COSTS, 1.0)
+    assert fair_s - all_reduce_s(network, 2**20, COSTS) == pytest.approx(4 / 3)
+
+
 def test_one_rank_and_nothing_to_send_take_no_time() -> None:
     assert all_reduce_s(alike(1), 2**20, COSTS) == 0.0
     assert all_reduce_s(alike(3), 0, COSTS) == 0.0

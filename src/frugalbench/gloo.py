@@ -81,6 +81,8 @@ class Work(Frozen, frozen=True, kw_only=True):
     """Local steps before the ranks exchange."""
     overlap: bool = False
     """Exchange what the last local steps gave while the next ones compute."""
+    shares: tuple[float, ...] = ()
+    """Of local computing, each rank's over the mean one's; empty: all alike."""
 
     def most_held(self) -> int:
         """Elements that the rank with most has afterwards."""
@@ -215,11 +217,18 @@ def all_to_all_s(network: Network, blocks: Blocks, costs: Costs) -> float:
 
 
 def step_s(
-    network: Network, size_bytes: float, costs: Costs, compute_s: float, steps: int = 1, overlap: bool = False
+    network: Network,
+    size_bytes: float,
+    costs: Costs,
+    compute_s: float,
+    steps: int = 1,
+    overlap: bool = False,
+    shares: Sequence[float] = (),
 ) -> float:
     """``steps`` of local computing on every rank at its own pace and one all-reduce, which with ``overlap`` is that of
-    the steps before and runs beside them."""
-    begin_s = [steps * compute_s * port.pace for port in network.ports]
+    the steps before and runs beside them. ``shares``: of computing, by rank; empty: all alike."""
+    parts = shares or [1.0] * len(network.ports)
+    begin_s = [steps * compute_s * port.pace * part for port, part in zip(network.ports, parts, strict=True)]
     if overlap:
         return max(max(begin_s), all_reduce_s(network, size_bytes, costs))
     return all_reduce_s(network, size_bytes, costs, begin_s)

@@ -58,6 +58,22 @@ def test_cases_of_all_scenes_are_emulated_and_two_of_them_calibrate() -> None:
     assert fitted == [256 * 1024, 4096 * 1024]
 
 
+@needs_network
+def test_growing_and_mixed_ranks_are_there_when_asked_for() -> None:
+    found = {item.id: item for item in expand(scenes=["growth", "mix"], compute_ms=30.0).comparisons}
+    assert list(found) == [f"{spec.WORKLOAD}/{name}" for name in ("growth-r2", "growth-r4", "growth-r8", "mix")]
+    for name, comparison in found.items():
+        (cases,) = zip(*(arm.cases for arm in comparison.arms), strict=True)
+        assert len({case.id for case in cases}) == len(cases)
+        assert all(case.cost is not None and case.cost.token == case.params["ranks"] for case in cases), name
+    networks = [arm.cases[0].params["network"] for arm in found[f"{spec.WORKLOAD}/growth-r8"].arms]
+    rates = [network["ports"][0]["rate_bytes_per_s"] for network in networks]
+    assert rates == [100 * spec.MBIT, 25 * spec.MBIT]
+    shares = {arm.id: arm.cases[0].params["work"].get("shares") for arm in found[f"{spec.WORKLOAD}/mix"].arms}
+    assert shares.pop("shares-by-speed") == pytest.approx([4 / 3, 4 / 3, 2 / 3, 2 / 3])
+    assert set(shares.values()) == {None}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -119,6 +135,21 @@ def test_distance_and_skew_reach_the_ranks_and_nothing_outlives_the_scene(open_s
     ranks.close()
     gone, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=5)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE], gone
+
+
+@pytest.mark.real
+@needs_network
+def test_shares_by_speed_spare_the_wait_for_the_slow_ranks(open_scene: Any) -> None:
+    options = {"exchange_kib": 8, "rate_mbit": 1000.0, "compute_ms": 60.0}
+    found = {arm.id: arm for arm in arms(scenes=["mix"], **options)}
+    times = {}
+    for name in ("equal-shares", "shares-by-speed"):
+        (case,) = found[name].cases
+        bound = open_scene(found[name]).bind(case)
+        assert error(case, bound.output(0)["held"]) < case.tolerance
+        bound.batch(0, 1)
+        times[name] = min(answer["time_s"] for answer in bound.batch(0, 2)) / 2
+    assert times["equal-shares"] > 0.119 > times["shares-by-speed"] > 0.079
 
 
 @pytest.mark.real

@@ -60,7 +60,8 @@ class Point:
             return all_to_all_s(self.network, blocks, costs)
         if self.work.kind == "step":
             work = self.work
-            return step_s(self.network, self.size_bytes, costs, work.compute_s, work.steps, work.overlap)
+            times = (work.compute_s, work.steps, work.overlap, work.shares)
+            return step_s(self.network, self.size_bytes, costs, *times)
         return all_reduce_s(self.network, self.size_bytes, costs)
 
     def miss(self, costs: Costs) -> float:
@@ -119,6 +120,8 @@ def _sane(point: Point) -> bool:
         and all(0 <= value <= _MOST_BYTES for value in amounts)
         and all(0 <= port.pace < math.inf for port in ports)
         and 0 <= work.compute_s * work.steps < math.inf
+        and len(work.shares) in (0, point.ranks)
+        and all(0 <= part < math.inf for part in work.shares)
         and square
     )
 

@@ -63,6 +63,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
     from frugalbench.report.expert_parallel import expert_parallel_tables
     from frugalbench.report.first_start import first_start_tables
     from frugalbench.report.foreign import foreign_tables
+    from frugalbench.report.grown import grown_tables
     from frugalbench.report.local_steps import local_steps_tables
     from frugalbench.report.pareto import pareto_tables
     from frugalbench.report.portability import portability_tables
@@ -87,6 +88,7 @@ def _extra_tables(runs: Sequence[Run]) -> list[Table]:
         collectives_tables,
         expert_parallel_tables,
         emulated_tables,
+        grown_tables,
         local_steps_tables,
         foreign_tables,
         tax_tables,

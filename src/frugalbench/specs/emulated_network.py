@@ -10,10 +10,13 @@ time that it would take, so that the ranks need no core each. A *scene* is a net
 ``slow-rank``  the last rank computes half as fast; a step is computing and an all-reduce
 ``two-sites``  half of the ranks far away, on one slower link with a delay
 ``remote``     training over two sites with unlike devices against one site: H local steps between exchanges
+``growth``     2, 4 and 8 ranks, each with work of its own: links of the rate against links of a quarter of it
+``mix``        two ranks and two that compute half as fast: equal shares and shares by speed against each pair alone
 =============  ======================================================================================================
 
-The predictions to hold beside them are :mod:`frugalbench.gloo`'s. It is fitted on two sizes of ``uniform`` with two
-ranks, which are marked ``calibration`` in ``params``.
+The last two are there only when asked for; what they say of growing and mixing: :mod:`frugalbench.analysis.grown`.
+The predictions to hold beside all of them are :mod:`frugalbench.gloo`'s. It is fitted on two sizes of ``uniform`` with
+two ranks, which are marked ``calibration`` in ``params``.
 """
 
 from collections.abc import Iterator
@@ -29,6 +32,11 @@ from frugalbench.specs.base import Expansion, MachineView, Settings, choose, tak
 
 WORKLOAD = "emulated_network"
 SCENES = ("remote", "uniform", "slow-link", "skewed", "slow-rank", "two-sites")
+GROWTH, MIX = "growth", "mix"
+FAST_LINKS, SLOW_LINKS = "fast-links", "slow-links"
+FAST_PAIR, SLOW_PAIR, EQUAL, BY_SPEED = "fast-pair", "slow-pair", "equal-shares", "shares-by-speed"
+GROWN = (2, 4, 8)
+"""Ranks of ``growth``."""
 ONE_SITE, TWO_SITES = "one-site", "two-sites"
 KIB, MBIT, ITEM_BYTES = 1024, 125_000.0, 4
 MOST_RANKS = 8
@@ -57,11 +65,12 @@ RANK_MEMORY_BYTES = 60e6
 def expand(settings: Settings, machine: MachineView) -> Expansion:
     """One comparison per scene and number of ranks; ``remote`` has two arms, which take turns.
 
-    Options: ``scenes``, ``ranks`` (of ``uniform``; two-sites takes 2 and 4 of them, the other scenes 4), ``sizes_kib``
-    (buffer of one rank), ``rate_mbit`` (of a rank's link), ``wan_mbit`` and ``wan_delay_ms`` (one way) between sites,
-    ``compute_ms`` (of a local step), ``local_steps`` and ``exchange_kib`` (of ``remote``), ``far_pace`` (time of a step
-    at the far site over the near one), ``congestion`` and ``buffer_kib`` of TCP. Skipped, with what is missing, where
-    no network can be made. Raises :class:`FrugalbenchError` for an unknown key or an impossible value.
+    Options: ``scenes`` (without ``growth`` and ``mix`` unless named), ``ranks`` (of ``uniform``; two-sites takes 2 and
+    4 of them, growth 2, 4 and 8, the other scenes 4), ``sizes_kib`` (buffer of one rank), ``rate_mbit`` (of a rank's
+    link), ``wan_mbit`` and ``wan_delay_ms`` (one way) between sites, ``compute_ms`` (of a local step), ``local_steps``
+    (of ``remote``), ``exchange_kib`` (of ``remote``, growth and mix), ``far_pace`` (time of a step at the far site over
+    the near one), ``congestion`` and ``buffer_kib`` of TCP. Skipped, with what is missing, where no network can be
+    made. Raises :class:`FrugalbenchError` for an unknown key or an impossible value.
     """
     options = take(settings, DEFAULTS)
     _check(settings, options)
@@ -86,7 +95,7 @@ def _check(settings: Settings, options: dict[str, Any]) -> None:
         if not values or len(set(values)) < len(values):
             raise FrugalbenchError(f"{settings.where}: '{key}' must hold distinct values, at least one, not {values}")
     for scene in options["scenes"]:
-        choose(settings, "scene", scene, SCENES)
+        choose(settings, "scene", scene, tuple(_SCENES))
     if wrong := [ranks for ranks in options["ranks"] if not 2 <= ranks <= MOST_RANKS]:
         raise FrugalbenchError(f"{settings.where}: 'ranks' must be 2 to {MOST_RANKS} each, not {wrong[0]}")
     for key in ("sizes_kib", "local_steps"):
@@ -147,17 +156,53 @@ def _remote(settings: Settings, options: dict[str, Any]) -> Iterator[Comparison]
             for overlap in (False, True)
         ]
         arms.append(_arm(settings, options, "remote", variant, network, works))
-    yield Comparison(
-        id=f"{WORKLOAD}/remote",
-        workload=WORKLOAD,
-        arms=tuple(arms),
-        estimate_s=_seconds(arms),
-        competes=False,
-        tier=Tier.EMULATED,
+    yield _in_turns(f"{WORKLOAD}/remote", arms)
+
+
+def _growth(settings: Settings, options: dict[str, Any]) -> Iterator[Comparison]:
+    """As much work for each rank however many there are; links of the rate and of a quarter of it take turns."""
+    for ranks in GROWN:
+        arms = []
+        for variant, factor in ((FAST_LINKS, 1.0), (SLOW_LINKS, SLOW_LINK)):
+            ports = (Port(rate_bytes_per_s=factor * options["rate_mbit"] * MBIT),) * ranks
+            works = [_step(options["exchange_kib"], options, 1)]
+            arms.append(_arm(settings, options, GROWTH, variant, _network(options, ports), works, token=ranks))
+        yield _in_turns(f"{WORKLOAD}/{GROWTH}-r{ranks}", arms)
+
+
+def _mix(settings: Settings, options: dict[str, Any]) -> Iterator[Comparison]:
+    """Four ranks of two paces, with equal shares of the work and with shares by speed, and each pair by itself."""
+    rate = options["rate_mbit"] * MBIT
+    fast, slow = (Port(rate_bytes_per_s=rate, pace=pace) for pace in (1.0, SLOW_RANK))
+    mixed = (fast, fast, slow, slow)
+    speeds = [1 / port.pace for port in mixed]
+    by_speed = [len(mixed) * speed / sum(speeds) for speed in speeds]
+    groups: tuple[tuple[str, tuple[Port, ...], list[float]], ...] = (
+        (FAST_PAIR, (fast, fast), []),
+        (SLOW_PAIR, (slow, slow), []),
+        (EQUAL, mixed, []),
+        (BY_SPEED, mixed, by_speed),
     )
+    arms = []
+    for variant, ports, shares in groups:
+        works = [_step(options["exchange_kib"], options, 1) | ({"shares": shares} if shares else {})]
+        arms.append(_arm(settings, options, MIX, variant, _network(options, ports), works, token=len(ports)))
+    yield _in_turns(f"{WORKLOAD}/{MIX}", arms)
 
 
-_SCENES = dict(zip(SCENES, (_remote, _uniform, _slow_link, _skewed, _slow_rank, _two_sites), strict=True))
+_SCENES = dict(
+    zip(
+        (*SCENES, GROWTH, MIX),
+        (_remote, _uniform, _slow_link, _skewed, _slow_rank, _two_sites, _growth, _mix),
+        strict=True,
+    )
+)
+
+
+def _in_turns(name: str, arms: list[Arm]) -> Comparison:
+    return Comparison(
+        id=name, workload=WORKLOAD, arms=tuple(arms), estimate_s=_seconds(arms), competes=False, tier=Tier.EMULATED
+    )
 
 
 def _network(options: dict[str, Any], ports: tuple[Port, ...], wan: Wan | None = None) -> Network:
@@ -204,14 +249,7 @@ def _alone(
     settings: Settings, options: dict[str, Any], scene: str, network: Network, works: list[dict[str, Any]]
 ) -> Comparison:
     arm = _arm(settings, options, scene, scene, network, works)
-    return Comparison(
-        id=f"{WORKLOAD}/{scene}-r{len(network.ports)}",
-        workload=WORKLOAD,
-        arms=(arm,),
-        estimate_s=_seconds([arm]),
-        competes=False,
-        tier=Tier.EMULATED,
-    )
+    return _in_turns(f"{WORKLOAD}/{scene}-r{len(network.ports)}", [arm])
 
 
 def _seconds(arms: list[Arm]) -> float:
@@ -226,15 +264,28 @@ def _slowest(case: Case) -> float:
 
 
 def _arm(
-    settings: Settings, options: dict[str, Any], scene: str, variant: str, network: Network, works: list[dict[str, Any]]
+    settings: Settings,
+    options: dict[str, Any],
+    scene: str,
+    variant: str,
+    network: Network,
+    works: list[dict[str, Any]],
+    token: int | None = None,
 ) -> Arm:
-    cases = tuple(_case(settings, options, scene, variant, network, work) for work in works)
+    """``token``: units of work of one call; its local steps unless given."""
+    cases = tuple(_case(settings, options, scene, variant, network, work, token) for work in works)
     memory_bytes = len(network.ports) * (RANK_MEMORY_BYTES + 3.0 * max(case.params["size_bytes"] for case in cases))
     return Arm(id=variant, cases=cases, imports=("frugalbench.workloads.emulated_network",), memory_bytes=memory_bytes)
 
 
 def _case(
-    settings: Settings, options: dict[str, Any], scene: str, variant: str, network: Network, work: dict[str, Any]
+    settings: Settings,
+    options: dict[str, Any],
+    scene: str,
+    variant: str,
+    network: Network,
+    work: dict[str, Any],
+    token: int | None,
 ) -> Case:
     ranks, size_bytes = len(network.ports), work["elements"] * ITEM_BYTES
     over = work.pop("over", 1)
@@ -261,7 +312,7 @@ def _case(
             "most_cpu_share": MOST_CPU_SHARE,
         },
         cost=Cost(
-            token=float(work.get("steps", 0)),
+            token=float(work.get("steps", 0) if token is None else token),
             flop=0.0 if work["kind"] == "all_to_all" else float((ranks - 1) * work["elements"]),
             weight_bytes=0.0,
             traffic_bytes=ring_traffic_bytes(size_bytes, ranks) if work["kind"] != "all_to_all" else float(size_bytes),

@@ -173,7 +173,7 @@ class Rank:
 
     def _step(self, work: Work) -> Callable[[], Any]:
         """Compute, here a sleep of the time that computing would take, then exchange; or both beside each other."""
-        compute_s = work.steps * work.compute_s * self.pace
+        compute_s = work.steps * work.compute_s * self.pace * (work.shares[self.rank] if work.shares else 1.0)
         exchange = self._all_reduce(work)
 
         def call() -> Any:
