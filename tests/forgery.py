@@ -21,6 +21,7 @@ import msgspec
 from frugalbench.analysis.claims import claims_hash
 from frugalbench.analysis.submission import archive
 from frugalbench.cli.replay import page_of
+from frugalbench.cli.session import revision
 from frugalbench.run.schedule import shuffled
 
 ROOT = Path(__file__).parents[1]
@@ -980,6 +981,7 @@ def forged() -> Iterator[tuple[str, bytes, set[str]]]:
     """Name, content and the checks of which one must speak."""
     bases = {"s": fixture(), "r": reference(PEAKS, LINEAR), "t": synthetic(100), "h": card()}
     bases |= {"m": reference("cluster_model"), "q": reference(PEAKS, SECOND)}
+    bases["m"].manifest["revision"] = revision()
     for parts in bases.values():
         parts.manifest["claims_hash"] = claims_hash()
     for number, (forger, expected, letters) in enumerate(FORGERS):

@@ -58,7 +58,7 @@ def planned(run: Run) -> Iterator[Finding]:
     for name, case in measured.items():
         if name not in known:
             yield name, "is not planned by the config and on the machine of the manifest"
-        elif reason := _differs(case, known[name]):
+        elif reason := _differs(case, known[name], _is_this_revision(run)):
             yield name, reason + asked
     yield from _others(run, fresh, asked)
     yield from _fitting(run, {case.id for case in _measured(fresh)})
@@ -76,14 +76,13 @@ def _others(run: Run, fresh: Plan, asked: str) -> Iterator[Finding]:
 
 def _left_out(run: Run, fresh: Plan) -> list[str]:
     """Cases that should be in the plan: all at the revision that is installed here; at another one, which may know
-    fewer variants, comparisons and modelled rows as wholes. There the order of turns tells of an arm taken out."""
+    fewer variants and rows, comparisons as wholes. There the order of turns tells of an arm taken out."""
     missing = _listed(fresh).keys() - _listed(run.manifest.plan).keys()
     if _is_this_revision(run):
         return sorted(missing)
     begun = {item.id for item in run.manifest.plan.comparisons}
     gone = [item for item in fresh.comparisons if item.id not in begun]
     wholes = [{case.id for arm in item.arms for case in arm.cases} for item in gone]
-    wholes += [{case.id} for case in fresh.modelled]
     return sorted(name for cases in wholes for name in cases & missing if cases <= missing)
 
 
@@ -110,7 +109,8 @@ def _tables(run: Run) -> Iterator[Finding]:
     there = {case.workload for case in _listed(run.manifest.plan).values()}
     for table in _workloads(run):
         if table.get("name") not in there:
-            yield "manifest.json", f"its config asks for {table.get('name')}, of which no case is in the plan"
+            asked = f"its config asks for {table.get('name')}"
+            yield "manifest.json", f"{asked}, of which no case is in the plan, and it does not say --only"
 
 
 def _fitting(run: Run, measurable: set[str]) -> Iterator[Finding]:
@@ -196,7 +196,7 @@ class Told(Machine):
         return told if isinstance(told, int) else None
 
 
-def _differs(case: Case, fresh: Case) -> str | None:
+def _differs(case: Case, fresh: Case, strictly: bool) -> str | None:
     if case.cost is not None and fresh.cost is not None:
         for name in ("token", "flop", "op", "weight_bytes", "traffic_bytes", "parameters", "active_parameters"):
             told, known = getattr(case.cost, name), getattr(fresh.cost, name)
@@ -204,27 +204,42 @@ def _differs(case: Case, fresh: Case) -> str | None:
                 return f"{name} is {told:.6g}; its shape gives {known:.6g}"
     if case.tolerance is not None and fresh.tolerance is not None and case.tolerance > 1.000001 * fresh.tolerance:
         return f"a tolerance of {case.tolerance:.3g}; its shape gives {fresh.tolerance:.3g}"
-    return None if case.peaks == fresh.peaks else f"names the peaks {case.peaks}; its workload names {fresh.peaks}"
+    if case.peaks == fresh.peaks or (not strictly and _as_many(case.peaks, fresh.peaks)):
+        return None
+    return f"names the peaks {case.peaks}; its workload names {fresh.peaks}"
+
+
+def _as_many(told: Sequence[str], known: Sequence[str]) -> bool:
+    """Whether another revision may have named these: as many, of which it shares one."""
+    return len(told) == len(known) and bool(set(told) & set(known))
 
 
 def modelled(run: Run) -> Iterator[Finding]:
-    """Rows of :mod:`frugalbench.specs.cluster_model` say what its model computes, where they rest on the inputs that
-    are installed here; data that have changed since give others."""
-    for record in run.records:
-        if record.case.workload == cluster_model.WORKLOAD and _safe(record.case):
-            fresh = _modelled(msgspec.json.encode(record.case))
-            if fresh is not None and _rests_on(record) == _rests_on(fresh) and (reason := _row_fault(record, fresh)):
-                yield record.case.id, reason
+    """Rows of :mod:`frugalbench.specs.cluster_model` say what its model computes at the revision that is installed;
+    another one may have another model, and :func:`odd_rows` says so."""
+    if _is_this_revision(run):
+        yield from ((record.case.id, reason) for record, reason in _rows(run) if reason)
 
 
-def other_inputs(run: Run) -> int:
-    """Modelled rows that rest on other inputs than those installed here, or that cannot be computed."""
-    count = 0
+def odd_rows(run: Run) -> Iterator[str]:
+    """In words: modelled rows that nobody can hold against the model, and those that another model computed."""
+    found = list(_rows(run))
+    if unknown := sum(reason is None for _, reason in found):
+        yield f"{unknown} modelled rows rest on other inputs than those installed here, and are taken as they are"
+    others = [(record.case.id, reason) for record, reason in found if reason]
+    if others and not _is_this_revision(run):
+        first = f"{others[0][0]}: {others[0][1]}"
+        yield f"{len(others)} modelled rows are not what the model of this revision computes; {first}"
+
+
+def _rows(run: Run) -> Iterator[tuple[Record, str | None]]:
+    """Modelled rows with what is wrong with them; empty where nothing is, ``None`` where that is not known, because
+    the data that they name have changed since."""
     for record in run.records:
         if record.case.workload == cluster_model.WORKLOAD:
             fresh = _modelled(msgspec.json.encode(record.case)) if _safe(record.case) else None
-            count += fresh is None or _rests_on(record) != _rests_on(fresh)
-    return count
+            known = fresh is not None and _rests_on(record) == _rests_on(fresh)
+            yield record, (_row_fault(record, fresh) or "") if known and fresh is not None else None
 
 
 def _safe(case: Case) -> bool:

@@ -211,8 +211,7 @@ def remarks(run: Run) -> Iterator[str]:
         return  # `plan` says so
     if missing:
         yield f"{missing} cases that its config gives at this revision are not in its plan ({run.manifest.revision})"
-    if other := replan.other_inputs(run):
-        yield f"{other} modelled rows rest on other inputs than those installed here, and are taken as they are"
+    yield from replan.odd_rows(run)
 
 
 def _changes(config: Config) -> Iterator[str]:

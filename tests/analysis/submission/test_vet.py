@@ -6,6 +6,7 @@ import pytest
 
 import forgery
 from frugalbench.analysis.submission.vet import vet
+from frugalbench.cli import session
 from frugalbench.cli.replay import checks, page_of, remarks
 from frugalbench.specs import quant_formats
 
@@ -73,3 +74,15 @@ def test_modelled_rows_on_other_inputs_are_taken_with_a_remark(tmp_path: Path) -
     row["facts"]["ratio"]["value"] *= 1.01
     report = _report(parts, tmp_path)
     assert report.refusals == () and any("1 modelled rows rest on other" in remark for remark in report.remarks)
+
+
+def test_rows_of_another_model_are_taken_with_a_remark(tmp_path: Path) -> None:
+    parts = forgery.reference("cluster_model")
+    forgery.better_model(parts, forgery.random.Random(1))
+    parts.manifest["plan"]["modelled"].pop()
+    parts.records = [r for r in parts.records if r["case"] in parts.manifest["plan"]["modelled"]]
+    report = _report(parts, tmp_path)
+    assert report.refusals == () and any("the model of this revision computes" in remark for remark in report.remarks)
+    parts.manifest["revision"] = session.revision()
+    if session.revision():
+        assert {item.check for item in _report(parts, tmp_path).refusals} == {"modelled", "plan"}
