@@ -11,11 +11,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TWO := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+# Test files with a mark: the others need not be collected.
+MARKED = $$(grep -rl --include='test_*.py' 'mark\.$(1)' tests | sort)
 OUT ?=
 TIME ?=
 REPORT_RUN ?= results/cpu-reference
 
-.PHONY: bench gpu test types style install lock reference results validation fast format
+.PHONY: bench gpu test style types fast-part install lock reference results validation fast format
 
 bench: $(STAMP)
 	$(BIN)/frugalbench run smoke $(if $(OUT),--out $(OUT))
@@ -23,19 +25,21 @@ bench: $(STAMP)
 gpu: $(STAMP)
 	$(BIN)/frugalbench run gpu $(if $(OUT),--out $(OUT)) $(if $(TIME),--time-budget $(TIME))
 
-test: $(STAMP)
-	$(MAKE) --no-print-directory -j 2 types style
-	$(TWO) -m "not real and not alone and not goal"
-	$(TWO) -m "real and not alone and not goal"
-	$(BIN)/pytest -m "alone and not goal" $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
-
-types: $(STAMP)
-	$(BIN)/mypy
+test: style
+	$(MAKE) --no-print-directory -j 2 types fast-part
+	$(TWO) -m "real and not alone and not goal" $(call MARKED,real)
+	$(BIN)/pytest -m "alone and not goal" $(call MARKED,alone)
 
 style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+fast-part: $(STAMP)
+	$(TWO) -m "not real and not alone and not goal"
 
 fast: $(STAMP)
 	$(TWO) -m "not real and not goal"
