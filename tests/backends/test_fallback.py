@@ -111,6 +111,13 @@ def test_shape_arithmetic_on_the_cpu_is_none(monkeypatch, tmp_path):
     assert runnable.placement().histogram() == {CUDA: {"MatMul": 1}, CPU: {"Shape": 1}}
 
 
+def test_a_graph_of_whole_numbers_alone_is_all_compute(monkeypatch, tmp_path):
+    events = [node("a", CUDA, INDEX, "Add"), node("b", CUDA, INDEX, "Mul")]
+    assert load(monkeypatch, tmp_path, FakeRuntime(events)).placement().ran_as_asked
+    with pytest.raises(SilentFallback, match="1 of 2 compute nodes did not run there, for one c on CPUExecution"):
+        load(monkeypatch, tmp_path, FakeRuntime([events[0], node("c", CPU, INDEX, "Add")], refuses_strict=True))
+
+
 def test_provider_that_runs_no_node(monkeypatch, tmp_path):
     with pytest.raises(SilentFallback, match="every node"):
         load(monkeypatch, tmp_path, FakeRuntime([]))

@@ -47,7 +47,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where each node ran. ``compute`` touches floating-point values; ``other`` is index and shape arithmetic."""
+    """Where each node ran. ``compute`` touches floating-point values; ``other`` is index and shape arithmetic, which is
+    compute where a graph holds nothing else."""
 
     asked: str
     compute: Mapping[str, str]

@@ -200,7 +200,7 @@ def profile(runtime: Any, model: Path, options: Options, strict: bool, example: 
 def placement_of(
     events: Sequence[Mapping[str, Any]], asked: str, crossing_bytes: int = 0, has_device: bool = False
 ) -> Placement:
-    """Placement from the events of a profile; nodes that touch no floating-point tensor are not compute.
+    """Placement from the events of a profile; nodes without floating-point tensors are compute only where none has any.
 
     ``crossing_bytes`` go over at the graph's edges; with a device of its own memory they and the bytes of copying
     nodes are ``copied_bytes``, without one nothing is copied.
@@ -209,7 +209,7 @@ def placement_of(
     arguments = {node: event["args"] for node, event in facts.items()}
     operators = {node: str(found.get("op_name", "node")) for node, found in arguments.items()}
     places = {node: str(found["provider"]) for node, found in arguments.items()}
-    compute = {node: place for node, place in places.items() if _touches_float(arguments[node])}
+    compute = {node: place for node, place in places.items() if _touches_float(arguments[node])} or places
     copies = [int(arguments[node].get("output_size", 0)) for node, kind in operators.items() if kind in _COPIES]
     return Placement(
         asked,

@@ -90,7 +90,8 @@ class OpenVinoRunnable:
         place = ",".join(self._compiled.get_property("EXECUTION_DEVICES"))
         found = runtime_nodes(self._compiled)
         nodes = {node.get_friendly_name(): facts for node, facts in found if facts["layerType"] not in NOT_RUN}
-        compute = {name: place for name, facts in nodes.items() if facts["runtimePrecision"] in _FLOATS}
+        floats = [name for name, facts in nodes.items() if facts["runtimePrecision"] in _FLOATS]
+        compute = dict.fromkeys(floats or nodes, place)
         other = {name: place for name in nodes if name not in compute}
         return Placement(
             "CPU",

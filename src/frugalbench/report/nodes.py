@@ -38,7 +38,8 @@ def _table(backend: str, nodes: Sequence[PlacedNode]) -> Table:
     shown = [(title, texts) for title, texts in told if any(texts)]
     columns = tuple((title, title == "time") for title, _ in shown)
     rows = tuple(tuple(Cell(text or DASH) for text in row) for row in zip(*(texts for _, texts in shown), strict=True))
-    return Table(f"{backend}: {len(nodes)} nodes", columns, rows, tuple(_notes(nodes)))
+    count = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}"
+    return Table(f"{backend}: {count}", columns, rows, tuple(_notes(nodes)))
 
 
 def _cell(title: str, node: PlacedNode) -> str:
