@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from frugalbench.machine import Machine
-from frugalbench.meters import gpu_ready, gpu_state, kfd, nvml
+from frugalbench.meters import amd, gpu_ready, gpu_state, kfd, nvml
 from frugalbench.meters.gpu_ready import TorchBuild
 from frugalbench.workloads import device
 
@@ -27,7 +27,7 @@ def node(tmp_path, monkeypatch):
     monkeypatch.setattr(kfd, "DEVICE", dev)
     monkeypatch.setattr(nvml, "DEVICE_NODES", ())
     monkeypatch.setattr(gpu_ready, "torch_build", lambda _=None: TorchBuild("2.13.0+rocm7.0", None, "hip"))
-    for name in kfd._VISIBLE:
+    for name in kfd.VISIBLE:
         monkeypatch.delenv(name, raising=False)
     gpu_state.boards.cache_clear()
 
@@ -88,6 +88,8 @@ def test_variables_choose(node, environ, names):
     for properties in (MI300X, MI210, RX7900):
         node(properties, L3=[1024])
     assert [gpu.isa for gpu in kfd.gpus(environ)] == names
+    if "GPU-" not in "".join(environ.values()):  # amdsmi's handles have no such names
+        assert amd.visible(["gfx942", "gfx90a", "gfx1100"], environ) == names
 
 
 def test_what_is_known_is_planned(call, node):

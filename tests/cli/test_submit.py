@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from frugalbench.analysis.submission.scrub import Scrubber, secrets
-from frugalbench.cli import submit
+from frugalbench.cli import output, submit
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/submission/small-selftest.zip"
 SECRETS = {
@@ -185,6 +185,7 @@ def test_a_host_that_is_named_once_goes_everywhere(call, run, tmp_path, monkeypa
     manifest["notes"] += ["SLURM_JOB_NODELIST=hydra[07-09]", "hydra08 was slow", "compute-bound:29500"]
     manifest["config"]["energy"]["command"] = ["ssh", "pdu-rack4", "watts"]
     manifest["notes"] += ["pdu-rack4 gave nothing", "read from larder", "came through squid3"]
+    manifest["notes"] += ["load failed:/home/wang/x.so", "user@ok: host=measured"]  # words that records hold
     (run / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setenv("https_proxy", "http://squid3.corp.lab:3128")
     monkeypatch.setattr(submit, "_HOST_FILES", (tmp_path / "hosts", tmp_path / "absent"))
@@ -196,6 +197,12 @@ def test_a_host_that_is_named_once_goes_everywhere(call, run, tmp_path, monkeypa
     assert not [name for name in ("hydra", "pdu-rack4", "larder", "squid3", "corp.lab") if name in everything]
     assert "selftest/compute-bound" in everything  # what ids are made of is no name of a host
     assert call("check", tmp_path / "one.zip").code == 0
+
+
+def test_a_check_that_takes_long_says_what_it_asks(call, monkeypatch) -> None:
+    monkeypatch.setattr(output.late_progress, "__defaults__", (0.0,))
+    said = call("check", FIXTURE).err
+    assert "small-selftest.zip: rule 1 of " in said and ", turns" in said
 
 
 def test_globs_of_a_selection_are_no_paths() -> None:

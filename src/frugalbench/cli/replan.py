@@ -1,4 +1,4 @@
-"""The plan and the modelled rows of a stranger's run, made anew from the config and the machine that it tells.
+"""The plan of a stranger's run, made anew from the config and the machine that it tells.
 
 A comparison that was left out of plan and records, or an arm said not to fit, is seen because the config gives it.
 """
@@ -13,13 +13,12 @@ from typing import Any
 import msgspec
 
 from frugalbench.analysis.load import Run
-from frugalbench.analysis.submission.scrub import Scrubber
 from frugalbench.analysis.submission.turns import Finding
 from frugalbench.cli.manifest import revision
 from frugalbench.config import from_stored
 from frugalbench.machine import Machine
 from frugalbench.plan import expanded
-from frugalbench.schema import Case, FrugalbenchError, Plan, Quantity, Record
+from frugalbench.schema import Case, FrugalbenchError, Plan
 from frugalbench.specs import cluster_model
 from frugalbench.specs.quant_formats import as_on
 
@@ -34,11 +33,6 @@ _CLUSTERS = ("uniform", "fragmented", "mixes")
 """Options of ``cluster_model`` that may name files, which a stranger's config does not get to open."""
 _TOO_LARGE = "would hold "
 """How the reason begins that an arm does not fit into memory."""
-_INPUTS = ("sources", "assumptions", "notes", "model_sources", "cuts", "shares")
-"""Details of a modelled row that say what it was computed from."""
-_PLACEHOLDER = re.compile(r"<([a-z]+)-\d+>")
-SAME = 1e-9
-"""Relative; of two computations of one formula."""
 
 
 def planned(run: Run) -> Iterator[Finding]:
@@ -58,7 +52,7 @@ def planned(run: Run) -> Iterator[Finding]:
     for name, case in measured.items():
         if name not in known:
             yield name, "is not planned by the config and on the machine of the manifest"
-        elif reason := _differs(case, known[name], _is_this_revision(run)):
+        elif reason := _differs(case, known[name], is_this_revision(run)):
             yield name, reason + asked
     yield from _others(run, fresh, asked)
     yield from _fitting(run, {case.id for case in _measured(fresh)})
@@ -78,7 +72,7 @@ def _left_out(run: Run, fresh: Plan) -> list[str]:
     """Cases that should be in the plan: all at the revision that is installed here; at another one, which may know
     fewer variants and rows, comparisons as wholes. There the order of turns tells of an arm taken out."""
     missing = _listed(fresh).keys() - _listed(run.manifest.plan).keys()
-    if _is_this_revision(run):
+    if is_this_revision(run):
         return sorted(missing)
     begun = {item.id for item in run.manifest.plan.comparisons}
     gone = [item for item in fresh.comparisons if item.id not in begun]
@@ -86,13 +80,15 @@ def _left_out(run: Run, fresh: Plan) -> list[str]:
     return sorted(name for cases in wholes for name in cases & missing if cases <= missing)
 
 
-def _is_this_revision(run: Run) -> bool:
-    told, known = (run.manifest.revision or "").rstrip("+"), _installed_revision().rstrip("+")
+def is_this_revision(run: Run) -> bool:
+    """Whether a run was measured at the revision of this checkout; never without one."""
+    told, known = (run.manifest.revision or "").rstrip("+"), installed_revision().rstrip("+")
     return bool(told) and told == known
 
 
 @cache
-def _installed_revision() -> str:
+def installed_revision() -> str:
+    """Commit of this checkout; empty without one."""
     return revision(Path(__file__)) or ""
 
 
@@ -212,83 +208,3 @@ def _differs(case: Case, fresh: Case, strictly: bool) -> str | None:
 def _as_many(told: Sequence[str], known: Sequence[str]) -> bool:
     """Whether another revision may have named these: as many, of which it shares one."""
     return len(told) == len(known) and bool(set(told) & set(known))
-
-
-def modelled(run: Run) -> Iterator[Finding]:
-    """Rows of :mod:`frugalbench.specs.cluster_model` say what its model computes at the revision that is installed;
-    another one may have another model, and :func:`odd_rows` says so."""
-    if _is_this_revision(run):
-        yield from ((record.case.id, reason) for record, reason in _rows(run) if reason)
-
-
-def odd_rows(run: Run) -> Iterator[str]:
-    """In words: modelled rows that nobody can hold against the model, and those that another model computed."""
-    found = list(_rows(run))
-    if unknown := sum(reason is None for _, reason in found):
-        yield f"{unknown} modelled rows rest on other inputs than those installed here, and are taken as they are"
-    others = [(record.case.id, reason) for record, reason in found if reason]
-    if others and not _is_this_revision(run):
-        first = f"{others[0][0]}: {others[0][1]}"
-        yield f"{len(others)} modelled rows are not what the model of this revision computes; {first}"
-
-
-def _rows(run: Run) -> Iterator[tuple[Record, str | None]]:
-    """Modelled rows with what is wrong with them; empty where nothing is, ``None`` where that is not known, because
-    the data that they name have changed since."""
-    for record in run.records:
-        if record.case.workload == cluster_model.WORKLOAD:
-            fresh = _modelled(msgspec.json.encode(record.case)) if _safe(record.case) else None
-            known = fresh is not None and _rests_on(record) == _rests_on(fresh)
-            yield record, (_row_fault(record, fresh) or "") if known and fresh is not None else None
-
-
-def _safe(case: Case) -> bool:
-    """Whether every text of its parameters is a plain word or line, and no path."""
-    listed = [item for value in case.params.values() for item in (value if isinstance(value, list) else [value])]
-    return not any(isinstance(item, str) and ("/" in item or "\\" in item or "." in item[:1]) for item in listed)
-
-
-@cache
-def _modelled(case: bytes) -> Record | None:
-    """As the file would hold it."""
-    try:
-        made = cluster_model.model(msgspec.json.decode(case, type=Case))
-    except (FrugalbenchError, LookupError, TypeError, ValueError, ArithmeticError):
-        return None
-    return msgspec.json.decode(msgspec.json.encode(made), type=Record)
-
-
-def _rests_on(record: Record) -> str:
-    """Its inputs and their sources, without what ``frugalbench submit`` replaces (addresses of documents)."""
-    found = Scrubber().clean({key: record.details.get(key) for key in _INPUTS})
-    return _PLACEHOLDER.sub(r"<\1>", msgspec.json.encode(found).decode())
-
-
-def _row_fault(record: Record, fresh: Record) -> str | None:
-    if (record.status, record.tier) != (fresh.status, fresh.tier):
-        return f"is {record.tier} and {record.status}; the model makes it {fresh.tier} and {fresh.status}"
-    if record.facts.keys() != fresh.facts.keys():
-        return "has other figures than the model computes"
-    for name, told in record.facts.items():
-        if reason := _fact_fault(told, fresh.facts[name]):
-            return f"{name} is {reason}"
-    lines = [[(sweep.figure, sweep.line, len(sweep.value)) for sweep in item.sweeps] for item in (record, fresh)]
-    if lines[0] != lines[1]:
-        return "has other curves than the model computes"
-    pairs = zip(record.sweeps, fresh.sweeps, strict=True)
-    off = any(not _same(*values) for one, other in pairs for values in zip(one.value, other.value, strict=True))
-    return "has a curve with other points than the model computes" if off else None
-
-
-def _fact_fault(told: Quantity, known: Quantity) -> str | None:
-    for bound in ("value", "low", "high"):
-        if not _same(getattr(told, bound), getattr(known, bound)):
-            which = "" if bound == "value" else f"{bound} "
-            return f"{which}{getattr(told, bound)}; from its inputs the model computes {getattr(known, bound)}"
-    return None if told.tier == known.tier else f"called {told.tier}; it is {known.tier}"
-
-
-def _same(told: float | None, known: float | None) -> bool:
-    if told is None or known is None:
-        return told is known
-    return abs(told - known) <= SAME * max(abs(told), abs(known))

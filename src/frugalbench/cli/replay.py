@@ -1,5 +1,5 @@
 """What only the harness itself can ask of a stranger's run: the order of turns from its seed, its stopping from its
-records, its voids from its environments; its plan from its config is in ``replan``.
+records, its voids from its environments. Its plan from its config is in ``replan``, its modelled rows in ``remodel``.
 
 Both wings meet here. Asked only of runs that this version measured: another one may plan and describe otherwise.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from frugalbench import __version__
 from frugalbench.analysis.claims import claims_hash, load_claims
 from frugalbench.analysis.load import Run, load_run
-from frugalbench.cli import judging, replan, session
+from frugalbench.cli import judging, remodel, replan, session
 from frugalbench.config import Config, from_stored, load_config, shipped_names
 from frugalbench.machine import Machine
 from frugalbench.meters.environment import void_reason
@@ -98,9 +98,9 @@ def planned(run: Run) -> Iterator[Finding]:
 
 
 def modelled(run: Run) -> Iterator[Finding]:
-    """:func:`frugalbench.cli.replan.modelled` of a run of this version."""
+    """:func:`frugalbench.cli.remodel.modelled` of a run of this version."""
     if _is_ours(run):
-        yield from replan.modelled(run)
+        yield from remodel.modelled(run)
 
 
 def order(run: Run) -> Iterator[Finding]:
@@ -211,7 +211,7 @@ def remarks(run: Run) -> Iterator[str]:
         return  # `plan` says so
     if missing:
         yield f"{missing} cases that its config gives at this revision are not in its plan ({run.manifest.revision})"
-    yield from replan.odd_rows(run)
+    yield from remodel.odd_rows(run)
 
 
 def _changes(config: Config) -> Iterator[str]:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
     from frugalbench.analysis.submission.vet import PRESENT
 
     run = load_run(arguments.run)
-    documents = _documents(run)
+    documents = _Documents(run.path)
     others = hosts.named(documents) | hosts.apart_from(_others(), documents)
     scrubber = Scrubber(_names() | {str(run.manifest.machine_before.get("host", ""))} | others)
     files, self_test = _files(run, documents, scrubber, arguments.page)
@@ -83,27 +84,28 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _documents(run: Run) -> list[Any]:
-    """Manifest and records as plain data; the half-written last line, which the reader of the run has named already,
-    is left out."""
-    lines = (run.path / "records.jsonl").read_bytes().split(b"\n")
-    found = [msgspec.json.decode((run.path / "manifest.json").read_bytes())]
-    for line in filter(bytes.strip, lines):
-        with suppress(msgspec.DecodeError):
-            found.append(msgspec.json.decode(line))
-    return found
+@dataclass(frozen=True)
+class _Documents:
+    """Manifest and records as plain data, read anew each time: a run may be larger than memory holds of it. The
+    half-written last line, which the reader of the run has named already, is left out."""
+
+    folder: Path
+
+    def __iter__(self) -> Iterator[Any]:
+        yield msgspec.json.decode((self.folder / "manifest.json").read_bytes())
+        with (self.folder / "records.jsonl").open("rb") as stream:
+            for line in filter(bytes.strip, stream):
+                with suppress(msgspec.DecodeError):
+                    yield msgspec.json.decode(line)
 
 
-def _files(run: Run, documents: list[Any], scrubber: Any, page: bool) -> tuple[dict[str, bytes], str]:
+def _files(run: Run, documents: Iterable[Any], scrubber: Any, page: bool) -> tuple[dict[str, bytes], str]:
     """Entries of the archive, and what to say of the self-test."""
     from frugalbench.analysis.submission.vet import PRESENT
     from frugalbench.cli.replay import page_of
 
-    manifest, *records = documents
-    found = {
-        "manifest.json": msgspec.json.encode(scrubber.clean(manifest)),
-        "records.jsonl": b"".join(msgspec.json.encode(scrubber.clean(record)) + b"\n" for record in records),
-    }
+    manifest, *records = (msgspec.json.encode(scrubber.clean(item)) for item in documents)
+    found = {"manifest.json": manifest, "records.jsonl": b"".join(record + b"\n" for record in records)}
     self_test, why = _self_test(run)
     if self_test is not None:
         found["selftest.json"] = msgspec.json.encode(scrubber.clean(self_test))

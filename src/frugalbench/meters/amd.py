@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from frugalbench.meters import kfd
 from frugalbench.meters.base import Availability, Meter, MeterError, first_working
 from frugalbench.meters.trace import CounterMeter, TraceMeter
 
@@ -39,12 +40,15 @@ def discover(
 
 
 def visible(handles: list[Any], environ: Mapping[str, str]) -> list[Any]:
-    """The handles that ``HIP_VISIBLE_DEVICES`` or ``ROCR_VISIBLE_DEVICES`` name by number, in their order."""
-    given = environ.get("HIP_VISIBLE_DEVICES", environ.get("ROCR_VISIBLE_DEVICES"))
-    if given is None:
-        return list(handles)
-    numbers = [int(name) for name in given.split(",") if name.strip().isdigit()]
-    return [handles[number] for number in numbers if number < len(handles)]
+    """The handles that ``ROCR_VISIBLE_DEVICES`` leaves, and of these those that HIP's own variable names, by number;
+    none where a board is named otherwise: another one's joules would be worse."""
+    left = list(handles)
+    for names in (kfd.VISIBLE[:1], kfd.VISIBLE[1:]):
+        given = next((environ[name] for name in names if name in environ), None)
+        if given is not None:
+            named = [name.strip() for name in given.split(",")]
+            left = [left[int(name)] for name in named if name.isdigit() and int(name) < len(left)]
+    return left
 
 
 def _of_board(library: Any, handle: Any, place: int, clock: Callable[[], float]) -> list[Meter]:

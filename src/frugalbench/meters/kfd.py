@@ -11,7 +11,7 @@ from pathlib import Path
 
 DEVICE = Path("/dev/kfd")
 NODES = Path("/sys/class/kfd/kfd/topology/nodes")
-_VISIBLE = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+VISIBLE = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 _L2, _L3 = 2, 3
 _NO_LARGE_CACHE = ((0, 90_400), (100_100, 100_300))
 """Versions of the instruction set (gfx942 is 90402) whose L2 is the last level: up to MI200, and RDNA 1. All others
@@ -48,7 +48,7 @@ def gpus(environ: Mapping[str, str] = os.environ) -> list[Gpu]:
 def visible(found: Sequence[Gpu], environ: Mapping[str, str]) -> list[Gpu]:
     """Those that ``ROCR_VISIBLE_DEVICES`` leaves, and of these those that HIP's own variable names."""
     left = list(found)
-    for names in (_VISIBLE[:1], _VISIBLE[1:]):
+    for names in (VISIBLE[:1], VISIBLE[1:]):
         given = next((environ[name] for name in names if name in environ), None)
         if given is not None:
             left = [gpu for name in given.split(",") if (gpu := _named(name.strip(), left)) is not None]
@@ -121,7 +121,7 @@ def _numbers(file: Path) -> dict[str, int]:
 def ailment(found: Sequence[Gpu], environ: Mapping[str, str] = os.environ) -> str | None:
     """Why no run on an AMD GPU could succeed, with what to do; ``None`` where nothing is known against it."""
     if not found:
-        hiding = " and ".join(name for name in _VISIBLE if name in environ)
+        hiding = " and ".join(name for name in VISIBLE if name in environ)
         if hiding:
             return f"{hiding} hides every AMD GPU; unset it, or name one that `rocminfo` lists"
         return f"{DEVICE} is there, and the kernel lists no GPU; see `dmesg`"

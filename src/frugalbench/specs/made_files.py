@@ -12,7 +12,6 @@ import gzip
 import io
 import json
 import lzma
-import pickle
 import plistlib
 import sqlite3
 import struct
@@ -22,6 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
+from pickle import dumps as pickled
 from xml.etree import ElementTree
 
 import numpy as np
@@ -202,7 +202,7 @@ _WRITERS: dict[str, Callable[[Maker], bytes]] = {
     "jsonl": lambda maker: "".join(json.dumps(maker.tree()) + "\n" for _ in range(12)).encode(),
     "npy": _npy,
     "npz": _npz,
-    "pickle": lambda maker: pickle.dumps(maker.tree()),
+    "pickle": lambda maker: pickled(maker.tree()),
     "png": _png,
     "python": lambda maker: maker.module().read_bytes(),
     "sql": _sql,

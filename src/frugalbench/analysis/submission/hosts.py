@@ -4,7 +4,7 @@ A bare word is not known for a host's name. One that stands where names of hosts
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,7 @@ LEAST_LEARNT = 3
 """Characters of a name that is looked for wherever it stands."""
 _NAME = r"[A-Za-z][\w-]*(?:\.[\w-]+)*"
 _FILE = r"(?!\S*\.(?:py|cpp|cc|c|h|hpp|cu|cuh|rs|go|so|toml|json|onnx|gguf|md|txt)\b)"
+_EVERYWHERE = "/(?:proc|sys|dev|onnxruntime_src)/"
 _DOMAINS = "com|org|net|edu|gov|mil|biz|cloud"
 _COUNTRIES = "eu|de|fr|uk|ch|at|nl|it|es|se|no|fi|dk|pl|cz|cn|jp|kr|in|au|ca|us|br|sg|tw|ru|be|pt|gr|ie|il|za"
 _VARIABLES = (
@@ -23,10 +24,10 @@ _VARIABLES = (
     r"|NODELIST|NODE_?NAME|POD_NAME|(?:SLURM|PBS|LSB|OAR|COBALT|FLUX|KUBERNETES|RAY)_\w+"
 )
 PLACES: tuple[re.Pattern[str], ...] = (
-    re.compile(rf"(?<![\w./:<-])(?P<host>{_NAME}):(?=/[\w.])(?:/[\w.+@%=,~-]*)+"),
+    re.compile(rf"(?<![\w./:<-])(?P<maybe>{_NAME}):(?=/[\w.])(?!{_EVERYWHERE})(?:/[\w.+@%=,~-]*)+"),
     re.compile(r"(?<![\w:/\\])//(?P<host>[A-Za-z][\w.-]*)/[^\s\"'<>,;]+"),
     re.compile(rf"(?<![\w.+-])[A-Za-z][\w.+-]*@(?!cuda|cpu|sim|xpu)(?P<host>{_NAME})(?=:|\s*$|['\"])"),
-    re.compile(rf"(?<![\w./:<-]){_FILE}(?P<host>{_NAME}):\d{{4,5}}(?![\w:.])"),
+    re.compile(rf"(?<![\w./:<-]){_FILE}(?P<maybe>{_NAME}):\d{{4,5}}(?![\w:.])"),
     re.compile(rf"(?<![\w./:<-])(?P<host>{_NAME}):\d+:\d+ \[\d+\] (?=NCCL|RCCL)"),
     re.compile(rf"\[(?!rank\d)(?P<host>{_NAME})\]:\d{{2,5}}\b"),
     re.compile(
@@ -46,7 +47,8 @@ PLACES: tuple[re.Pattern[str], ...] = (
     re.compile(r"(?<![\w.-])(?P<list>[A-Za-z][\w-]*\[\d+(?:-\d+)(?:,\d+(?:-\d+)?)*\])"),
     re.compile(rf"(?i)(?<![A-Za-z0-9])(?:{_VARIABLES})['\"]?(?:=|\s*:\s*)['\"]?(?!<)(?P<value>[^\s;'\"]+)"),
 )
-"""Each match goes as a whole; its named part tells the name of a host, a list of them, or a value that holds some."""
+"""Each match goes as a whole; its named part tells the name of a host (``maybe``: or another word), a list of them, or
+a value that holds some."""
 _IN_ENVIRONMENT = re.compile(
     r"(?i)\w*(?:NODELIST|NODE_?NAME|HOSTNAME|_HOST|MASTER_ADDR|PROXY|ENDPOINT(?:_URL)?|INDEX_URL|CHANNEL_ALIAS)"
 )
@@ -60,8 +62,15 @@ PUBLIC = re.compile(
     r"|pytorch\.org|anaconda\.org|nvidia\.com|amd\.com|intel\.com|arm\.com|onnx\.ai|doi\.org|wikipedia\.org|localhost)"
 )
 """Sites that everybody uses."""
+_UNLIKE_A_WORD = re.compile(r"[\d.-]")
 _SITE = re.compile(rf"(?:[A-Za-z0-9-]+\.)+(?:{_DOMAINS}|{_COUNTRIES})\b")
-_KEPT = frozenset({"id", "cpu_model", "gpus", "name", "kernel", "workload", "variant", "backend", "scope", "method"})
+_KEPT = frozenset(
+    {
+        *("id", "cpu_model", "gpus", "name", "kernel", "workload", "variant", "backend", "scope", "method", "status"),
+        *("tier", "role", "unit", "regime", "shape", "dtype", "start_method", "arm", "comparison", "state", "meter"),
+        *("imports", "peaks", "device", "kind", "what"),
+    }
+)
 """Keys of texts in which no word is replaced because it is the name of a host as well."""
 _WORDS = frozenset(
     {
@@ -93,21 +102,21 @@ def cited() -> frozenset[str]:
     return frozenset(found.lower() for text in texts for found in _SITE.findall(text))
 
 
-def named(documents: Sequence[Any]) -> set[str]:
+def named(documents: Iterable[Any]) -> set[str]:
     """Names of hosts that the texts of plain documents tell somewhere, to be looked for everywhere: none that stands
-    in what has to stay, keys of tables, ids, and what hardware is called."""
+    in what has to stay, keys of tables, ids, and what hardware is called. ``documents`` are gone through twice."""
     found: set[str] = set()
     for document in documents:
         for key, text in _texts(document):
-            found.update(names_in(text))
+            found.update(names_in(text, sure=True))
             if KEYS.fullmatch(key):
                 found.update(_of_value(text))
     return apart_from({name for name in found if _is_name(name)}, documents)
 
 
-def apart_from(names: Iterable[str], documents: Sequence[Any]) -> set[str]:
+def apart_from(names: Iterable[str], documents: Iterable[Any]) -> set[str]:
     """Those of ``names`` that stand in nothing that has to stay."""
-    kept = "\n".join(text for item in documents for key, text in _texts(item) if key in ("", *_KEPT)).lower()
+    kept = "\n".join({text.lower() for item in documents for key, text in _texts(item) if key in ("", *_KEPT)})
     return {name for name in names if name.lower() not in kept}
 
 
@@ -117,13 +126,16 @@ def of_environment(environ: Mapping[str, str]) -> set[str]:
     return {name for value in values for name in _of_value(value) if _is_name(name)}
 
 
-def names_in(text: str) -> Iterator[str]:
-    """Names of hosts in one text, those of lists such as ``gpu[01-04]`` spelled out, with and without their domain."""
+def names_in(text: str, sure: bool = False) -> Iterator[str]:
+    """Names of hosts in one text, those of lists such as ``gpu[01-04]`` spelled out, with and without their domain;
+    ``sure``: no word that may be another one."""
     for place in PLACES:
         for match in place.finditer(text):
             told = match.groupdict()
             if (name := told.get("host")) is not None:
                 yield from _with_short(name)
+            elif (name := told.get("maybe")) is not None:
+                yield from _with_short(name) if not sure or _UNLIKE_A_WORD.search(name) else ()
             elif (listed := told.get("list") or told.get("value")) is not None:
                 yield from _of_value(listed)
 

@@ -20,12 +20,12 @@ Finding = tuple[str, str]
 
 GONE_ON = "gone on with"
 """How the note of a run begins that was interrupted and resumed: its clock went on in between."""
-GAP_FACTOR, GAP_S = 8.0, 5e-3
-"""Between a timed window and the look around it: a record's median against the run's. Seen: 4.4 ms beside 0.28."""
+GAP_FACTOR, GAP_S = 8.0, 6.5e-3
+"""Between a timed window and the look around it: a record's median against the run's. Seen: 5.3 ms beside 0.26."""
 MOST_WARM_CALLS = 10**9
 MOST_GAP_S, MOST_GAP_SHARE = 0.2, 0.5
-LEAST_FILL, MOST_FILL_OFF = 0.01, math.log(300)
-"""A window of several calls is filled to ``sample_s``; medians of 0.046 to 59 times were seen, the small ones where the
+LEAST_FILL, MOST_FILL_OFF = 0.005, math.log(300)
+"""A window of several calls is filled to ``sample_s``; medians of 0.007 to 59 times were seen, the small ones where the
 warm-up's calls were slower. Warm-up and samples of a case differed by a factor of 70 at most."""
 
 
