@@ -49,8 +49,8 @@ def test_no_data_becomes_code(path: Path) -> None:
     "text",
     [
         "import pickle", "from pickle import dumps, loads", "from yaml import load", "eval('1')", "exec(x)",
-        "np.load(f)", "np.load(f, allow_pickle=True)", "torch.load(f)", "torch.load(f, weights_only=False)", "os.system('x')",
-        "subprocess.run('x', shell=True)",
+        "np.load(f)", "np.load(f, allow_pickle=True)", "torch.load(f)", "torch.load(f, weights_only=False)",
+        "os.system('x')", "subprocess.run('x', shell=True)",
     ],
 )  # fmt: skip
 def test_what_it_would_find(text: str) -> None:
