@@ -11,8 +11,6 @@ from frugalbench.schema import FrugalbenchError
 
 ABI_VERSION = 1
 ALIGNMENT_BYTES = 64
-FMA_MULTIPLE = 384
-MAC_MULTIPLE = 1024
 
 _STATUS = {
     -1: "this processor lacks the instruction set",

@@ -10,8 +10,6 @@ from frugalbench.cluster.published.collective_fit import Fit
 from frugalbench.cluster.published.guess import Guess
 from frugalbench.schema import Frozen, FrugalbenchError
 
-LEVELS = {"80": 0.80, "95": 0.95}
-
 
 class Spread(Frozen, frozen=True, kw_only=True):
     """Half-widths of intervals in natural logarithms, from residuals of rows that did not decide the prediction."""

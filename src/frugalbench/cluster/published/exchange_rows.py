@@ -20,7 +20,6 @@ INSIDE = 160 / 200 / 0.9
 """NVLink achieves 160 of 200 GB/s (DeepEP docs/legacy.md), cards some 0.9: what is fitted is the latter."""
 LIBRARIES = ("deepep low-latency", "cann", "deepep february 2025", "other")
 _WORK = re.compile(r"dispatch|combine")
-_EP = re.compile(r"ep ?(\d+)\s*x\s*(\d+)|ep ?(\d+)")
 
 
 def library(point: Point) -> str:
